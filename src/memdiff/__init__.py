@@ -1,0 +1,1 @@
+"""Memorisation in generative diffusion models: measure it, explain it, prevent it."""

@@ -1,0 +1,6 @@
+"""Shared settings of the test suite."""
+
+import torch
+
+# One thread a worker: `make test` runs two workers on two cores, and results must not depend on it.
+torch.set_num_threads(1)
