@@ -1,0 +1,266 @@
+"""Finished experiments and partial results on disk, so that an interruption loses nothing.
+
+Beneath the output folder:
+
+- ``figures/NAME-FIGURE.png``: the figures of experiment ``NAME``;
+- ``.partial/NAME/outcome.json``: its outcome, with the SHA-256 of each figure and the settings key
+  under which it was computed;
+- ``.partial/NAME/KEY/``: what it keeps for itself while it runs.
+
+The settings key is a hash of the preset, the seed, the source of the package and the versions of
+what it computes with: a result is taken up again only where computing it anew would give the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memdiff.experiments.experiment import Json, Outcome, canonical_json
+from memdiff.report.document import Cell, CellValue, Figure, Table
+from memdiff.report.provenance import package_fingerprint, versions
+
+__all__ = ["Finished", "Store", "settings_key"]
+
+FORMAT = 1
+
+
+def settings_key(name: str, preset: str, seed: int) -> str:
+    """Hash of everything that decides the outcome of an experiment.
+
+    Args:
+        name: Name of the experiment.
+        preset: Preset.
+        seed: Seed.
+
+    Returns:
+        Sixteen hexadecimal digits.
+    """
+    settings = {
+        "format": FORMAT,
+        "name": name,
+        "preset": preset,
+        "seed": seed,
+        "versions": versions(),
+        "source": package_fingerprint(),
+    }
+    return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
+
+
+def read_partial(path: Path) -> dict[str, Any] | None:
+    """Read a partial result; None where there is none or it is not whole."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_partial(path: Path, value: Mapping[str, Any]) -> None:
+    """Keep a partial result, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
+    """Read partial arrays; None where there are none or the file is not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (FileNotFoundError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Keep partial arrays, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **dict(arrays))
+    _write(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` that is renamed to it when the block succeeds."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    _write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replace_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished experiment.
+
+    Attributes:
+        outcome: What it found.
+        seconds: Wall-clock time that it took, on the run that computed it.
+        resumed: Whether it was read back instead of run.
+    """
+
+    outcome: Outcome
+    seconds: float
+    resumed: bool
+
+
+class Store:
+    """Reads and writes the results of one output folder.
+
+    Args:
+        out: Output folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.figures = out / "figures"
+
+    def _folder(self, name: str) -> Path:
+        return self.out / ".partial" / name
+
+    def working_directory(self, name: str, key: str, *, fresh: bool = False) -> Path:
+        """Folder for partial results of an experiment under a settings key; made if missing.
+
+        Folders of other keys are removed: their results can no longer be used. With ``fresh`` that
+        of this key is emptied too.
+        """
+        folder = self._folder(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for other in folder.iterdir():
+            if other.is_dir() and (fresh or other.name != key):
+                shutil.rmtree(other)
+        (folder / key).mkdir(exist_ok=True)
+        return folder / key
+
+    def figure_path(self, name: str, figure: Figure) -> Path:
+        """Where a figure of an experiment is written."""
+        return self.figures / f"{name}-{figure.name}.png"
+
+    def save(self, name: str, key: str, outcome: Outcome, seconds: float) -> None:
+        """Write a finished experiment: the figures first, then the outcome that vouches for them.
+
+        Figures of its earlier outcome that the new one does not have are removed.
+        """
+        self.figures.mkdir(parents=True, exist_ok=True)
+        earlier = read_partial(self._folder(name) / "outcome.json") or {}
+        figures = []
+        for figure in outcome.figures:
+            path = self.figure_path(name, figure)
+            _write(path, figure.png)
+            figures.append(
+                {
+                    "name": figure.name,
+                    "file": path.name,
+                    "sha256": hashlib.sha256(figure.png).hexdigest(),
+                    "caption": figure.caption,
+                    "alt": figure.alt,
+                    "width": figure.width,
+                }
+            )
+        kept = {figure["file"] for figure in figures}
+        for figure in earlier.get("figures", []):
+            if figure["file"] not in kept:
+                (self.figures / Path(figure["file"]).name).unlink(missing_ok=True)
+        write_partial(
+            self._folder(name) / "outcome.json",
+            {
+                "key": key,
+                "seconds": seconds,
+                "measured": outcome.measured,
+                "published": outcome.published,
+                "within": outcome.within,
+                "tolerance": outcome.tolerance,
+                "finding": outcome.finding,
+                "measured_text": outcome.measured_text,
+                "published_text": outcome.published_text,
+                "figures": figures,
+                "tables": [_table_to_json(table) for table in outcome.tables],
+            },
+        )
+        shutil.rmtree(self._folder(name) / key, ignore_errors=True)
+
+    def load(self, name: str, key: str) -> Finished | None:
+        """Read a finished experiment back.
+
+        Returns:
+            None where there is none under ``key``, or a figure is missing or was changed.
+        """
+        kept = read_partial(self._folder(name) / "outcome.json")
+        if kept is None or kept.get("key") != key:
+            return None
+        figures = []
+        for figure in kept["figures"]:
+            try:
+                png = (self.figures / figure["file"]).read_bytes()
+            except FileNotFoundError:
+                return None
+            if hashlib.sha256(png).hexdigest() != figure["sha256"]:
+                return None
+            figures.append(
+                Figure(figure["name"], png, figure["caption"], figure["alt"], figure["width"])
+            )
+        outcome = Outcome(
+            measured=kept["measured"],
+            published=kept["published"],
+            within=kept["within"],
+            tolerance=kept["tolerance"],
+            finding=kept["finding"],
+            figures=figures,
+            tables=[_table_from_json(table) for table in kept["tables"]],
+            measured_text=kept["measured_text"],
+            published_text=kept["published_text"],
+        )
+        return Finished(outcome, float(kept["seconds"]), resumed=True)
+
+
+def _table_to_json(table: Table) -> dict[str, Any]:
+    def cell(value: CellValue) -> Json:
+        if isinstance(value, Cell):
+            return {
+                "text": value.text,
+                "tone": value.tone,
+                "link": value.link,
+                "label": value.label,
+                "sort": value.sort,
+            }
+        return value
+
+    return {
+        "title": table.title,
+        "header": list(table.header),
+        "rows": [[cell(value) for value in row] for row in table.rows],
+        "note": table.note,
+        "sortable": table.sortable,
+        "stacked": table.stacked,
+    }
+
+
+def _table_from_json(kept: dict[str, Any]) -> Table:
+    rows = [
+        [Cell(**value) if isinstance(value, dict) else value for value in row]
+        for row in kept["rows"]
+    ]
+    return Table(
+        kept["title"], kept["header"], rows, kept["note"], kept["sortable"], kept["stacked"]
+    )

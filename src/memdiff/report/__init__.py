@@ -1,0 +1,31 @@
+"""Reports: one self-contained HTML file that opens offline."""
+
+from memdiff.report.document import (
+    Banner,
+    Callout,
+    Cell,
+    Document,
+    Figure,
+    Gallery,
+    GalleryItem,
+    Image,
+    KeyValues,
+    Paragraph,
+    Section,
+    Table,
+)
+
+__all__ = [
+    "Banner",
+    "Callout",
+    "Cell",
+    "Document",
+    "Figure",
+    "Gallery",
+    "GalleryItem",
+    "Image",
+    "KeyValues",
+    "Paragraph",
+    "Section",
+    "Table",
+]

@@ -1,0 +1,383 @@
+"""Figures in one style: colours that colour-blind readers can tell apart, no global state.
+
+Figures are made through matplotlib's object interface and drawn with Agg; nothing here touches
+``pyplot`` or ``rcParams``. Start from :func:`new_figure` or :func:`new_panels`, draw with the
+axes, place the legend with :func:`legend`.
+
+References:
+    Okabe, Ito, *Color Universal Design*, 2008 (the palette).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Plot
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "PALETTE",
+    "PURPLE",
+    "SKY",
+    "VERMILION",
+    "WIDTH",
+    "YELLOW",
+    "Curve",
+    "ImageRow",
+    "curve_plot",
+    "figure_png",
+    "image_grid",
+    "image_png",
+    "legend",
+    "new_figure",
+    "new_panels",
+]
+
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#6B6B6B"
+
+PALETTE: tuple[str, ...] = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+"""Order in which lines take their colours; yellow is left out, being faint on white."""
+
+WIDTH = 6.8
+"""Width in inches of a figure that fills the text column of a report."""
+
+DPI = 192
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def new_panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = WIDTH,
+    height: float | None = None,
+    sharex: bool = False,
+    sharey: bool = False,
+) -> tuple[Plot, np.ndarray]:
+    """A figure with a grid of styled axes.
+
+    Args:
+        rows: Number of rows.
+        columns: Number of columns.
+        width: Width in inches.
+        height: Height in inches; by default panels are a little wider than high.
+        sharex: Whether panels share the horizontal axis.
+        sharey: Whether panels share the vertical axis.
+
+    Returns:
+        The figure and an object array of axes with shape ``(rows, columns)``.
+    """
+    from matplotlib.figure import Figure
+
+    height = (
+        height
+        if height is not None
+        else rows * (0.62 if columns == 1 else 0.9) * (width / columns)
+    )
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
+    for one in axes.flat:
+        _style(one)
+    return figure, axes
+
+
+def new_figure(*, width: float = WIDTH, height: float = 4.0) -> tuple[Plot, Axes]:
+    """A figure with one styled axes; sizes in inches."""
+    figure, axes = new_panels(width=width, height=height)
+    return figure, axes[0, 0]
+
+
+def _style(axes: Axes) -> None:
+    axes.set_prop_cycle(color=list(PALETTE))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(colors="#333333", labelsize=9, width=0.8)
+    axes.tick_params(which="minor", width=0.5)
+    axes.grid(True, color="#E4E4E4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set_size(10)
+    axes.yaxis.label.set_size(10)
+    axes.title.set_size(10.5)
+
+
+def legend(axes: Axes, *, title: str = "", outside: bool = False, columns: int = 1) -> None:
+    """Place the legend where it covers no data.
+
+    Args:
+        axes: Axes with labelled artists.
+        title: Title of the legend.
+        outside: Whether it stands to the right of the axes instead of within.
+        columns: Number of columns.
+    """
+    place: dict[str, Any] = (
+        {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0}
+        if outside
+        else {"loc": "best"}
+    )
+    box = axes.legend(
+        title=title or None,
+        ncols=columns,
+        fontsize=9,
+        title_fontsize=9,
+        frameon=not outside,
+        framealpha=0.92,
+        edgecolor="#DDDDDD",
+        **place,
+    )
+    box.set_zorder(10)
+
+
+def figure_png(figure: Plot, dpi: int = DPI) -> bytes:
+    """Draw a figure as a PNG file.
+
+    Args:
+        figure: The figure.
+        dpi: Pixels per inch; the default is twice the CSS inch, for sharp screens and print.
+
+    Returns:
+        Bytes of the file; equal figures give equal bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    buffer = io.BytesIO()
+    figure.set_dpi(dpi)
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of :func:`curve_plot`.
+
+    Attributes:
+        x: Abscissae.
+        y: Ordinates.
+        label: Entry of the legend; empty for none.
+        low: Lower end of an interval at each abscissa.
+        high: Upper end.
+        style: ``"line"`` (with markers), ``"points"`` (markers alone), ``"dashed"`` (a reference
+            line) or ``"plain"`` (a line with no markers).
+        color: Colour; the palette in order by default.
+    """
+
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
+    label: str = ""
+    low: Sequence[float] | np.ndarray | None = None
+    high: Sequence[float] | np.ndarray | None = None
+    style: Literal["line", "points", "dashed", "plain"] = "line"
+    color: str | None = None
+
+
+def curve_plot(
+    curves: Sequence[Curve],
+    *,
+    xlabel: str,
+    ylabel: str,
+    xscale: Literal["linear", "log", "symlog"] = "log",
+    yscale: Literal["linear", "log", "symlog"] = "log",
+    title: str = "",
+    height: float = 4.0,
+    axes: Axes | None = None,
+) -> Plot:
+    """Curves with intervals, log-log by default.
+
+    Args:
+        curves: The curves.
+        xlabel: Label of the horizontal axis, with the unit.
+        ylabel: Label of the vertical axis, with the unit.
+        xscale: Scale of the horizontal axis.
+        yscale: Scale of the vertical axis.
+        title: Title of the panel.
+        height: Height of a new figure in inches.
+        axes: Axes to draw into instead of a new figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If a logarithmic axis is asked for and a curve has no positive value to show.
+    """
+    figure, target = (axes.figure, axes) if axes is not None else new_figure(height=height)
+    for index, curve in enumerate(curves):
+        x, y = np.asarray(curve.x, dtype=float), np.asarray(curve.y, dtype=float)
+        for name, scale, values in (("x", xscale, x), ("y", yscale, y)):
+            if scale == "log" and not (values > 0).any():
+                raise ValueError(
+                    f"curve {curve.label!r} has no positive {name} to show on a logarithmic axis; "
+                    f"pass {name}scale='linear' or 'symlog'."
+                )
+        color = curve.color or PALETTE[index % len(PALETTE)]
+        if curve.low is not None and curve.high is not None:
+            low, high = np.asarray(curve.low, float), np.asarray(curve.high, float)
+            target.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+        marker = MARKERS[index % len(MARKERS)] if curve.style in ("line", "points") else None
+        target.plot(
+            x,
+            y,
+            color=color,
+            label=curve.label or None,
+            marker=marker,
+            markersize=4.5,
+            linewidth=1.6,
+            linestyle={"points": "none", "dashed": (0, (5, 3))}.get(curve.style, "-"),
+            markerfacecolor="white" if curve.style == "points" else color,
+            zorder=3 if curve.style == "points" else 2,
+        )
+    target.set(xscale=xscale, yscale=yscale, xlabel=xlabel, ylabel=ylabel, title=title)
+    if any(curve.label for curve in curves):
+        legend(target)
+    return figure  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One row of :func:`image_grid`.
+
+    Attributes:
+        images: Images with shape ``(N, C, H, W)``, ``C`` 1 or 3.
+        label: Text at the left of the row.
+        captions: Text under each image; empty for none.
+        marked: Whether to frame each image, such as those that are copies; empty for none.
+    """
+
+    images: Tensor
+    label: str = ""
+    captions: Sequence[str] = ()
+    marked: Sequence[bool] = ()
+
+
+def _pixels(image: Tensor, value_range: tuple[float, float]) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(
+            f"image must have shape (C, H, W) with C 1 or 3, got {tuple(image.shape)}."
+        )
+    low, high = value_range
+    values = image.detach().cpu().double().numpy()
+    values = np.nan_to_num((values - low) / (high - low)).clip(0.0, 1.0)
+    return np.round(
+        255 * np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1)
+    ).astype(np.uint8)
+
+
+def image_png(image: Tensor, value_range: tuple[float, float] = (0.0, 1.0)) -> bytes:
+    """One image as a PNG file, pixel by pixel.
+
+    Args:
+        image: Image with shape ``(C, H, W)``, ``C`` 1 or 3.
+        value_range: Values shown as black and white; values outside are clipped.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        ValueError: If the shape is another one.
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(_pixels(image, value_range)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def image_grid(
+    rows: Sequence[ImageRow],
+    *,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    title: str = "",
+    width: float = WIDTH,
+) -> Plot:
+    """Rows of images, such as samples above their nearest training images.
+
+    Args:
+        rows: The rows; they may have different lengths.
+        value_range: Values shown as black and white; values outside are clipped.
+        title: Title of the figure.
+        width: Width in inches.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If there is no image, or images, captions and marks do not match.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    columns = max((row.images.shape[0] for row in rows), default=0)
+    if columns == 0:
+        raise ValueError("rows hold no image; pass at least one row with at least one image.")
+    for index, row in enumerate(rows):
+        for name, given in (("captions", row.captions), ("marked", row.marked)):
+            if len(given) not in (0, row.images.shape[0]):
+                raise ValueError(
+                    f"row {index} has {row.images.shape[0]} images and {len(given)} {name}; "
+                    f"give {name} for all images or for none."
+                )
+    label_width = 1.25 if any(row.label for row in rows) else 0.08
+    side = (width - label_width - 0.06) / columns
+    heights = [side + (0.2 if row.captions else 0.0) + 0.05 for row in rows]
+    top = 0.34 if title else 0.06
+    height = top + sum(heights) + 0.04
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    axes.set_autoscale_on(False)
+    if title:
+        axes.text(0.06, 0.2, title, fontsize=10.5, va="center")
+    y = top
+    gap = min(0.04, 0.06 * side)
+    for row, row_height in zip(rows, heights, strict=True):
+        if row.label:
+            axes.text(
+                label_width - 0.1, y + side / 2, row.label, fontsize=9, ha="right", va="center"
+            )
+        for column, image in enumerate(row.images):
+            left, right = (
+                label_width + column * side + gap,
+                label_width + (column + 1) * side - gap,
+            )
+            axes.imshow(
+                _pixels(image, value_range),
+                extent=(left, right, y + side - gap, y + gap),
+                interpolation="nearest",
+                aspect="auto",
+            )
+            marked = bool(row.marked) and row.marked[column]
+            axes.add_patch(
+                Rectangle(
+                    (left, y + gap),
+                    right - left,
+                    side - 2 * gap,
+                    fill=False,
+                    edgecolor=VERMILION if marked else "#C8C8C8",
+                    linewidth=2.0 if marked else 0.5,
+                )
+            )
+            if row.captions:
+                axes.text(
+                    (left + right) / 2,
+                    y + side + 0.085,
+                    row.captions[column],
+                    fontsize=min(8.0, 9.5 * side),
+                    ha="center",
+                    va="center",
+                    color="#333333",
+                )
+        y += row_height
+    return figure
