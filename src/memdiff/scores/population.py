@@ -40,9 +40,9 @@ class GaussianMixtureScore(Score):
     r"""The score of a Gaussian mixture under a forward process, exact and differentiable.
 
     Evaluation is in float64 and in blocks of samples, with a few work arrays of at most 32 MB each
-    (or of one sample, where ``K d`` numbers are more than that). Results have the dtype of ``x``.
-    A condition ``y`` with shape ``(B,)`` is the label of a component, and selects the score of
-    that component alone.
+    (or of one sample, where ``K d`` numbers are more than that). Points have the dtype of ``x``,
+    densities are float64. A condition ``y`` with shape ``(B,)`` is the label of a component, and
+    selects the score of that component alone.
 
     Args:
         weights: Weights :math:`\pi_k` with shape ``(K,)``, non-negative; normalised to sum 1.
@@ -164,7 +164,7 @@ class GaussianMixtureScore(Score):
             y: Component labels with shape ``(B,)``; then the log density of that component.
 
         Returns:
-            Tensor with shape ``(B,)`` and the dtype of ``x``.
+            float64 tensor with shape ``(B,)``.
 
         Raises:
             ValueError: As :meth:`forward`; also at :math:`\sigma = 0` where a covariance is
@@ -176,11 +176,11 @@ class GaussianMixtureScore(Score):
                 "t must be a time with sigma(t) > 0 where a covariance is singular: "
                 "the law of the data has no density; take log_density at a small positive time."
             )
-        return self._blocks(x, t, y, lambda at: torch.logsumexp(at.logits, dim=1))
+        return self._blocks(x, t, y, lambda at: torch.logsumexp(at.logits, dim=1), torch.float64)
 
     def responsibilities(self, x: Tensor, t: float | Tensor) -> Tensor:
-        r"""Posterior probabilities :math:`\rho_k(x, t)` with shape ``(B, K)``, dtype of ``x``."""
-        return self._blocks(x, t, None, lambda at: at.probabilities())
+        r"""Posterior probabilities :math:`\rho_k(x, t)`, float64 with shape ``(B, K)``."""
+        return self._blocks(x, t, None, lambda at: at.probabilities(), torch.float64)
 
     @overload
     def sample_data(
@@ -244,8 +244,9 @@ class GaussianMixtureScore(Score):
         t: float | Tensor,
         y: Tensor | None,
         read: Callable[[_Evaluation], Tensor],
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Evaluate ``read`` on blocks of samples and join, in the dtype of ``x``."""
+        """Evaluate ``read`` on blocks of samples and join, in the dtype of ``x`` by default."""
         if x.ndim < 1 or x.shape[1:] != self.shape or not x.is_floating_point():
             raise ValueError(
                 f"x must be floating-point with shape (B, {', '.join(map(str, self.shape))}), "
@@ -266,7 +267,7 @@ class GaussianMixtureScore(Score):
                 variance[block],
                 None if label is None else label[block],
             )
-            parts.append(read(at).to(x.dtype))
+            parts.append(read(at).to(dtype or x.dtype))
         return torch.cat(parts)
 
     def _check_labels(self, y: Tensor, x: Tensor) -> Tensor:
@@ -413,8 +414,8 @@ def _spectra(
     if full and diagonal and d > 1:
         raise ValueError(
             f"covariances with shape {tuple(given.shape)} for {components} means could be one "
-            f"full covariance or {components} diagonal ones: pass ({components}, {d}, {d}), made by "
-            f"covariance.expand({components}, -1, -1) or torch.diag_embed(variances)."
+            f"full covariance or {components} diagonal ones: pass ({components}, {d}, {d}), "
+            f"made by covariance.expand({components}, -1, -1) or torch.diag_embed(variances)."
         )
     if diagonal or given.shape in ((), (components,)):
         variances = given.to(torch.float64)
