@@ -1,0 +1,36 @@
+r"""The softmax over training points: one kernel under every score, loss and statistic of memdiff.
+
+For queries :math:`x` with shape ``(B, d)``, training points :math:`x_n` with shape ``(N, d)``,
+prior weights :math:`\pi_n` and a forward process with scale :math:`m` and noise :math:`\sigma`,
+
+.. math::
+    \ell_n = \log \pi_n - \frac{|x - m x_n|^2}{2 \sigma^2}, \qquad
+    w = \mathrm{softmax}(\ell), \qquad
+    r = \sum_n w_n (m x_n - x), \qquad D = \sum_n w_n x_n .
+
+Three routes lead to it, and :class:`PosteriorEngine` takes for each query the cheapest one that
+is accurate (see :meth:`PosteriorEngine.__call__`):
+
+``dense``
+    Blocked matrix products with a running maximum and sum (online softmax), where the rounding
+    of :math:`|q|^2 - 2 q \cdot x_n + |x_n|^2` cannot move a weight.
+``screened``
+    One matrix product finds every point that can carry weight, with a margin that covers its
+    rounding; the logits of these candidates are taken from direct differences in float64.
+``direct``
+    Direct differences in float64 for all points: small problems, and queries with so many
+    candidates that nothing is saved by screening.
+
+Nothing of size ``B x N`` is ever stored: temporary memory stays below ``memory_limit`` bytes.
+Accumulators are float64 and merge associatively, so that blocks, shards and ranks give the
+answer of one pass.
+
+References:
+    Baptista et al., arXiv:2501.15785, section 3 (the minimiser of empirical score matching).
+    Milakov, Gimelshein, *Online normalizer calculation for softmax*, arXiv:1805.02867.
+"""
+
+from memdiff.posterior.engine import PosteriorEngine
+from memdiff.posterior.partial import PartialPosterior, Posterior
+
+__all__ = ["PartialPosterior", "Posterior", "PosteriorEngine"]

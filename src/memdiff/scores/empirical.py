@@ -1,0 +1,345 @@
+r"""The minimiser of score matching on a finite training set.
+
+.. math::
+    s_N(x, t) = \frac{m D(x, t) - x}{\sigma^2}, \qquad D = \sum_n w_n x_n, \qquad
+    w = \mathrm{softmax}_n\Big(\log \pi_n - \frac{|x - m x_n|^2}{2 \sigma^2}\Big) .
+
+It is the score of :math:`p^N_t = \sum_n \pi_n N(m x_n, \sigma^2 I)`, and a diffusion model that
+reaches it returns its training data.
+
+References:
+    Baptista et al., arXiv:2501.15785, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memdiff.posterior import PartialPosterior, Posterior, PosteriorEngine
+from memdiff.processes import ForwardProcess
+from memdiff.scores.base import Score, expand_time, per_sample
+from memdiff.scores.conditions import Conditions, ConditionTerms
+
+__all__ = ["EmpiricalScore"]
+
+
+class EmpiricalScore(Score):
+    r"""Exact score of the noised training data.
+
+    Conditional training on pairs :math:`(x_n, y_n)` has a minimiser that, at a training
+    condition, uses only the points that share it. ``conditions`` with shape ``(N,)`` are labels;
+    with shape ``(N, k)`` they are vectors, and with ``condition_bandwidth`` :math:`h > 0` the
+    weights are multiplied by :math:`\exp(-|y - y_n|^2 / (2 h^2))`, which extends the minimiser
+    between training conditions (:math:`h \to 0` recovers it, :math:`h \to \infty` gives the
+    unconditional score). Called without ``y``, a conditional score is the unconditional one.
+
+    The score is differentiable once with respect to ``x``: its Jacobian
+    :math:`m^2 \mathrm{Cov}_w / \sigma^4 - I / \sigma^2` is exact.
+
+    Args:
+        data: Training data with shape ``(N, *S)``. float32 and float64 are kept, half precision
+            and integers become float32.
+        process: Forward process.
+        weights: Prior weights :math:`\pi_n` with shape ``(N,)``, non-negative with a positive
+            sum; they are normalised. Repeated points act as weights.
+        conditions: Labels ``(N,)`` or vectors ``(N, k)``; see above.
+        condition_bandwidth: Kernel width :math:`h` for vector conditions, in their units; 0 asks
+            for equality.
+        memory_limit: Bound in bytes of the temporary memory of one evaluation.
+
+    Raises:
+        ValueError: If the data are empty or not finite, or if shapes do not match.
+
+    Example:
+        >>> from memdiff.processes import VE
+        >>> data = torch.tensor([[-1.0], [1.0]])
+        >>> EmpiricalScore(data, VE()).denoise(torch.tensor([[0.9]]), 0.01)
+        tensor([[1.]])
+    """
+
+    data: Tensor
+    log_prior: Tensor
+
+    def __init__(
+        self,
+        data: Tensor,
+        process: ForwardProcess,
+        *,
+        weights: Tensor | None = None,
+        conditions: Tensor | None = None,
+        condition_bandwidth: float = 0.0,
+        memory_limit: int = 2**26,
+    ) -> None:
+        super().__init__(process)
+        data = _training_data(data)
+        self.register_buffer("data", data)
+        self.register_buffer("log_prior", _log_prior(weights, data))
+        self.conditions = (
+            None
+            if conditions is None
+            else Conditions(conditions, len(data), condition_bandwidth).to(data.device)
+        )
+        self.memory_limit = memory_limit
+        self._engine: PosteriorEngine | None = None
+
+    @property
+    def num_points(self) -> int:
+        """Number of training points N."""
+        return len(self.data)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``S`` of one point."""
+        return self.data.shape[1:]
+
+    @property
+    def engine(self) -> PosteriorEngine:
+        """The posterior over the flattened training points, built at first use."""
+        if self._engine is None:
+            flat = self.data.reshape(len(self.data), -1)
+            self._engine = PosteriorEngine(flat, self.log_prior, memory_limit=self.memory_limit)
+        return self._engine
+
+    def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
+        """The score, of the shape and dtype of ``x``; infinite or NaN at sigma = 0."""
+        return self.score_from_residual(x, t, y)
+
+    def residual(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+        temperature: Tensor | float = 1.0,
+    ) -> Tensor:
+        r"""The residual :math:`m D - x`, finite down to and at :math:`\sigma = 0`.
+
+        Args:
+            x: Points with shape ``(B, *S)``.
+            t: Time, a scalar or ``(B,)``.
+            y: Conditions with shape ``(B,)`` or ``(B, k)``.
+            exclude: Index of a training point that each query leaves out, int64 with shape
+                ``(B,)``; -1 for none.
+            temperature: Divides the logits of the weights, a scalar or ``(B,)``.
+
+        Returns:
+            Tensor of the shape and dtype of ``x``.
+        """
+        evaluate = _Evaluation(self, x, t, y, exclude, temperature)
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _DifferentiableResidual.apply(x, evaluate)
+        return evaluate.residual(x)
+
+    def denoise(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """The posterior mean D, of the shape and dtype of ``x``."""
+        m = self.process.scale(expand_time(t, x))
+        residual = self.residual(x, t, y, exclude=exclude)
+        return ((x + residual).to(torch.float64) / per_sample(m, x)).to(x.dtype)
+
+    def posterior(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+        temperature: Tensor | float = 1.0,
+    ) -> Posterior:
+        """All posterior quantities from one pass; arguments as in :meth:`residual`.
+
+        Returns:
+            A :class:`~memdiff.posterior.Posterior`. ``mean`` and ``residual`` have the dtype of
+            ``x``, the statistics are float64. With a temperature other than 1, or under a
+            condition, ``log_density`` is that of the weighted sum which the weights normalise.
+        """
+        evaluate = _Evaluation(self, x, t, y, exclude, temperature)
+        part = evaluate.partial(x)
+        flat = x.reshape(len(x), -1).to(torch.float64)
+        residual = part.residual_sum / part.total[:, None]
+        mean = (flat + residual) / evaluate.scale[:, None]
+        entropy = (part.total.log() - part.entropy_sum / part.total).clamp(
+            0, math.log(len(self.data))
+        )
+        log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * evaluate.width**2).log()
+        top_weight = 1.0 / part.total
+        spread = 2 * self.engine.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
+        error = spread + part.sum_error / evaluate.scale
+        error = error + 2 * torch.finfo(x.dtype).eps * mean.norm(dim=1)
+        return Posterior(
+            mean=mean.reshape(x.shape).to(x.dtype),
+            log_density=part.top_logit + part.total.log() + log_normaliser,
+            entropy=entropy,
+            effective_points=entropy.exp(),
+            top_weight=top_weight,
+            top_index=part.top_index,
+            error_bound=error,
+            residual=residual.reshape(x.shape).to(x.dtype),
+        )
+
+    def log_density(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        r"""Normalised log density :math:`\log p^N_t(x)`, float64 with shape ``(B,)``."""
+        return self.posterior(x, t, y, exclude=exclude).log_density
+
+    def weights(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
+        """All posterior weights, float64 with shape ``(B, N)``.
+
+        Raises:
+            ValueError: If ``B * N`` numbers do not fit ``memory_limit``; use :meth:`posterior`.
+        """
+        size = 8 * len(x) * self.num_points
+        if size > self.memory_limit:
+            raise ValueError(
+                f"weights would take {size:,} bytes for {len(x):,} queries and "
+                f"{self.num_points:,} training points, above memory_limit = "
+                f"{self.memory_limit:,}: pass fewer queries at a time, or use posterior(), which "
+                "gives the statistics of the weights without storing them."
+            )
+        evaluate = _Evaluation(self, x, t, y, None, 1.0)
+        return self.engine.weights(
+            x.reshape(len(x), -1), evaluate.scale, evaluate.width, log_prior=evaluate.terms
+        )
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> EmpiricalScore:
+        # The engine holds copies of the points in their old dtype and on their old device.
+        self._engine = None
+        return super()._apply(fn, recurse)
+
+
+class _Evaluation:
+    """One validated call of the engine, for all queries at fixed times and conditions."""
+
+    def __init__(
+        self,
+        score: EmpiricalScore,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None,
+        exclude: Tensor | None,
+        temperature: Tensor | float,
+    ) -> None:
+        if x.shape[1:] != score.shape or not x.is_floating_point():
+            raise ValueError(
+                f"x must be floating point with shape (B, {', '.join(map(str, score.shape))}) as "
+                f"the training data, got {x.dtype} with shape {tuple(x.shape)}."
+            )
+        time = expand_time(t, x)
+        self.engine = score.engine
+        self.scale = score.process.scale(time)
+        self.sigma = score.process.std(time)
+        tau = torch.as_tensor(temperature, dtype=torch.float64, device=x.device)
+        if not bool((tau > 0).all()):
+            raise ValueError(f"temperature must be positive, got {temperature}.")
+        # Dividing the logits by a temperature is the same as widening sigma in them.
+        self.width = self.sigma * tau.sqrt()
+        self.exclude = _exclusion(exclude, x, score.num_points)
+        self.terms: ConditionTerms | None = None
+        if y is not None:
+            if score.conditions is None:
+                raise ValueError(
+                    "y was given, but the score has no conditions: pass conditions= to it."
+                )
+            self.terms = score.conditions.at(y, len(x))
+
+    def partial(self, x: Tensor) -> PartialPosterior:
+        return self.engine(
+            x.detach().reshape(len(x), -1),
+            self.scale,
+            self.width,
+            log_prior=self.terms,
+            log_prior_bound=0.0 if self.terms is None else self.terms.bound,
+            exclude=self.exclude,
+        )
+
+    def residual(self, x: Tensor) -> Tensor:
+        part = self.partial(x)
+        return (part.residual_sum / part.total[:, None]).reshape(x.shape).to(x.dtype)
+
+    def residual_jacobian_product(self, x: Tensor, vectors: Tensor) -> Tensor:
+        """Product of the (symmetric) Jacobian of the residual with one vector a query."""
+        flat, vector = x.reshape(len(x), -1), vectors.reshape(len(x), -1).to(torch.float64)
+        product = self.engine.covariance_product(
+            flat, self.scale, self.width, vector, log_prior=self.terms, exclude=self.exclude
+        )
+        product = (self.scale / self.width).pow(2)[:, None] * product - vector
+        return product.reshape(x.shape).to(x.dtype)
+
+
+class _DifferentiableResidual(torch.autograd.Function):
+    """The residual with the exact product of its Jacobian, without storing the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, evaluate: _Evaluation) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(x)
+        ctx.evaluate = evaluate
+        return evaluate.residual(x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        (x,) = ctx.saved_tensors
+        return ctx.evaluate.residual_jacobian_product(x, grads[0]), None
+
+
+def _training_data(data: Tensor) -> Tensor:
+    if data.ndim < 2 or len(data) == 0:
+        raise ValueError(
+            f"data must have shape (N, *S) with at least one point and one dimension, "
+            f"got {tuple(data.shape)}."
+        )
+    if data.dtype not in (torch.float32, torch.float64):
+        data = data.to(torch.float32)
+    bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"data must be finite, but {int(bad.sum())} of {len(data)} training points hold NaN "
+            f"or infinity, the first at index {int(bad.nonzero()[0])}: remove or repair them."
+        )
+    return data.detach()
+
+
+def _log_prior(weights: Tensor | None, data: Tensor) -> Tensor:
+    if weights is None:
+        weights = torch.ones(len(data), dtype=torch.float64, device=data.device)
+    weights = torch.as_tensor(weights, dtype=torch.float64, device=data.device)
+    if weights.shape != (len(data),):
+        raise ValueError(
+            f"weights must have shape ({len(data)},), one a training point, "
+            f"got {tuple(weights.shape)}."
+        )
+    if not bool(torch.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0)):
+        raise ValueError("weights must be finite and non-negative with a positive sum.")
+    return (weights / weights.sum()).log()
+
+
+def _exclusion(exclude: Tensor | None, x: Tensor, num_points: int) -> Tensor | None:
+    if exclude is None:
+        return None
+    exclude = torch.as_tensor(exclude, device=x.device)
+    if exclude.shape != (len(x),) or exclude.is_floating_point():
+        raise ValueError(
+            f"exclude must hold one index a query, integers with shape ({len(x)},), "
+            f"got {exclude.dtype} with shape {tuple(exclude.shape)}."
+        )
+    if bool(((exclude < -1) | (exclude >= num_points)).any()):
+        raise ValueError(f"exclude must lie in -1 .. {num_points - 1}.")
+    return exclude.to(torch.int64)
