@@ -1,0 +1,23 @@
+"""Loading data, and what is known about it."""
+
+from memdiff.data.arrays import from_array
+from memdiff.data.builtin import BUILTINS
+from memdiff.data.comparison import align_categories, check_comparable
+from memdiff.data.dataset import Dataset
+from memdiff.data.files import replace_file, save_arrays, sha256_of, write_json
+from memdiff.data.loading import load
+from memdiff.data.tables import from_frame
+
+__all__ = [
+    "BUILTINS",
+    "Dataset",
+    "align_categories",
+    "check_comparable",
+    "from_array",
+    "from_frame",
+    "load",
+    "replace_file",
+    "save_arrays",
+    "sha256_of",
+    "write_json",
+]

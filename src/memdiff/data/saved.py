@@ -1,0 +1,151 @@
+"""Folders that Hugging Face ``datasets`` wrote with ``save_to_disk``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memdiff.data.arrays import from_array
+from memdiff.data.dataset import Dataset
+from memdiff.data.images import Mode, Size, stack_images
+from memdiff.data.reading import reading
+from memdiff.data.tables import from_frame
+
+__all__ = ["is_saved_dataset", "load_saved_dataset"]
+
+_ARRAYS = ("Array2D", "Array3D", "Array4D", "List", "LargeList", "Sequence")
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether ``save_to_disk`` wrote this folder (one split, or several)."""
+    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return one or (folder / "dataset_dict.json").is_file()
+
+
+def load_saved_dataset(
+    folder: Path,
+    *,
+    name: str = "data",
+    limit: int | None = None,
+    key: str | None = None,
+    size: Size | None = None,
+    mode: Mode | None = None,
+    categorical: Sequence[str] = (),
+) -> Dataset:
+    """Load a saved dataset: its one image column, else its one array column, else the table.
+
+    The one ``ClassLabel`` column, if there is one next to images or arrays, gives the labels.
+
+    Args:
+        folder: The folder.
+        name: What to call the set in messages.
+        limit: Keep the first ``limit`` rows.
+        key: Name of the split, where there are several.
+        size: Resize images, as for :func:`~memdiff.data.images.load_images`.
+        mode: Convert images, as for :func:`~memdiff.data.images.load_images`.
+        categorical: Columns of a table to treat as categories although they hold numbers.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the folder is damaged, the split is not named or unknown, several columns
+            hold images or arrays, or the content is refused as in other formats.
+        ImportError: If ``datasets`` is not installed.
+    """
+    title = f"{name} ({folder})"
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"{title} was saved by Hugging Face datasets; run: pip install 'memdiff[datasets]'"
+        ) from error
+    with reading(title):
+        saved = datasets.load_from_disk(str(folder))
+    rows = _choose_split(saved, key, title)
+    if limit is not None:
+        rows = rows.select(range(min(limit, len(rows))))
+    if len(rows) == 0:
+        raise ValueError(f"{title} has no rows; at least one is needed.")
+    images = _columns_of(rows, ("Image",))
+    column = _only(images, "images", title) or _only(_columns_of(rows, _ARRAYS), "arrays", title)
+    if column is not None and column not in images and (size is not None or mode is not None):
+        raise ValueError(f"size= and mode= do not apply to {title}, which holds no images.")
+    if column is None:
+        with reading(title):
+            frame = _text_labels(rows).to_pandas()
+        return from_frame(frame, name=name, source=str(folder), categorical=categorical)
+    labels, label_names = _class_labels(rows)
+    if column in images:
+        data = stack_images(
+            _open_each(rows, column, title),
+            len(rows),
+            name=name,
+            source=str(folder),
+            size=size,
+            mode=mode,
+        )
+    else:
+        with reading(title):
+            values = np.stack([np.asarray(row) for row in rows.with_format("numpy")[column]])
+        data = from_array(values, name=name, source=str(folder))
+    return replace(data, labels=labels, label_names=label_names)
+
+
+def _open_each(rows: Any, column: str, title: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    for position in range(len(rows)):
+        with reading(f"{title} row {position}"):
+            picture = rows[position][column]
+        if picture is None:
+            raise ValueError(f"{title} has no image in row {position}; remove the row.")
+        yield f"row {position}", picture
+
+
+def _choose_split(saved: Any, key: str | None, title: str) -> Any:  # noqa: ANN401
+    if not isinstance(saved, dict):
+        if key is not None:
+            raise ValueError(f"key={key!r} was given, but {title} has no splits; leave it out.")
+        return saved
+    if key is None and len(saved) == 1:
+        return next(iter(saved.values()))
+    if key in saved:
+        return saved[key]
+    raise ValueError(
+        f"{title} has the splits {', '.join(map(repr, saved))}; pass key= with one of these names"
+        f"{'' if key is None else f' instead of {key!r}'}."
+    )
+
+
+def _columns_of(rows: Any, kinds: tuple[str, ...]) -> list[str]:  # noqa: ANN401
+    return [column for column, feature in rows.features.items() if type(feature).__name__ in kinds]
+
+
+def _only(columns: list[str], what: str, title: str) -> str | None:
+    if len(columns) > 1:
+        raise ValueError(
+            f"{title} has several columns of {what} ({', '.join(map(repr, columns))}); keep one "
+            f"with select_columns and save it again."
+        )
+    return columns[0] if columns else None
+
+
+def _class_labels(rows: Any) -> tuple[Tensor | None, tuple[str, ...]]:  # noqa: ANN401
+    columns = _columns_of(rows, ("ClassLabel",))
+    if len(columns) != 1:
+        return None, ()
+    return torch.tensor(rows[columns[0]][:]), tuple(rows.features[columns[0]].names)
+
+
+def _text_labels(rows: Any) -> Any:  # noqa: ANN401
+    """Class labels by their names: their codes are no numbers."""
+    for column in _columns_of(rows, ("ClassLabel",)):
+        feature = rows.features[column]
+        names = [feature.int2str(code) for code in rows[column][:]]
+        rows = rows.remove_columns(column).add_column(column, names)
+    return rows
