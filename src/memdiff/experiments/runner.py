@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
+from memdiff.data.files import write_json
 from memdiff.experiments.experiment import (
     Context,
     Experiment,
@@ -22,7 +23,7 @@ from memdiff.experiments.experiment import (
     Preset,
     check_preset,
 )
-from memdiff.experiments.store import Finished, Store, replace_file, settings_key, write_json
+from memdiff.experiments.store import Finished, Store, settings_key
 from memdiff.report.provenance import provenance
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
@@ -243,15 +244,14 @@ def _write_report(
     failed: dict[str, Exception],
 ) -> None:
     from memdiff.experiments.reproduction import reproduction_document
-    from memdiff.report.html import render
+    from memdiff.report.html import write_html
 
     failures = {
         name: "".join(traceback.format_exception(error)).rstrip() for name, error in failed.items()
     }
     document = reproduction_document(results, experiments, finished, failures)
     write_json(out / "results.json", results)
-    with replace_file(out / "report.html") as temporary:
-        temporary.write_text(render(document), encoding="utf-8")
+    write_html(document, out / "report.html")
 
 
 def _failure(failed: dict[str, Exception], out: Path) -> str:

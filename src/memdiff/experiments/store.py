@@ -13,20 +13,18 @@ what it computes with: a result is taken up again only where computing it anew w
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
-import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memdiff.data.files import replace_file, save_arrays, write_json
 from memdiff.experiments.experiment import Json, Outcome, canonical_json
 from memdiff.report.document import Cell, CellValue, Figure, Table
 from memdiff.report.provenance import package_fingerprint, versions
@@ -68,8 +66,7 @@ def read_partial(path: Path) -> dict[str, Any] | None:
 
 def write_partial(path: Path, value: Mapping[str, Any]) -> None:
     """Keep a partial result, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(value, indent=1, allow_nan=False).encode())
+    write_json(path, dict(value))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
@@ -83,26 +80,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Keep partial arrays, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **dict(arrays))
-    _write(path, buffer.getvalue())
-
-
-@contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` that is renamed to it when the block succeeds."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    _write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    save_arrays(path, **dict(arrays))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -162,7 +140,6 @@ class Store:
 
         Figures of its earlier outcome that the new one does not have are removed.
         """
-        self.figures.mkdir(parents=True, exist_ok=True)
         earlier = read_partial(self._folder(name) / "outcome.json") or {}
         figures = []
         for figure in outcome.figures:
@@ -243,6 +220,7 @@ def _table_to_json(table: Table) -> dict[str, Any]:
                 "link": value.link,
                 "label": value.label,
                 "sort": value.sort,
+                "note": value.note,
             }
         return value
 

@@ -14,6 +14,7 @@ from memdiff.report.document import (
     Section,
     Table,
 )
+from memdiff.report.html import render, write_html
 
 __all__ = [
     "Banner",
@@ -28,4 +29,6 @@ __all__ = [
     "Paragraph",
     "Section",
     "Table",
+    "render",
+    "write_html",
 ]

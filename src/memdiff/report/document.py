@@ -130,6 +130,7 @@ class Cell:
         link: Key of the :class:`Section` that the text links to.
         label: Text read aloud in place of ``text``, such as ``"agrees"`` for a tick.
         sort: Value by which a sortable table orders the cell; ``text`` by default.
+        note: Smaller text under it.
     """
 
     text: str
@@ -137,6 +138,7 @@ class Cell:
     link: str | None = None
     label: str | None = None
     sort: float | str | None = None
+    note: str = ""
 
 
 CellValue: TypeAlias = str | int | float | bool | Cell | None
@@ -179,10 +181,17 @@ class Table:
 
 @dataclass(frozen=True)
 class KeyValues:
-    """A list of named values, such as settings or provenance; None prints as an en dash."""
+    """A list of named values, such as settings or provenance; None prints as an en dash.
+
+    Attributes:
+        items: The values by name.
+        title: Name of the list for a screen reader.
+        prose: Whether the values are running text and not settings.
+    """
 
     items: Mapping[str, str | int | float | bool | None]
     title: str = ""
+    prose: bool = False
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,9 @@ def _style(axes: Axes) -> None:
     axes.tick_params(which="minor", width=0.5)
     axes.grid(True, color="#E4E4E4", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.xaxis.label.set_size(10)
-    axes.yaxis.label.set_size(10)
-    axes.title.set_size(10.5)
+    axes.xaxis.label.set_fontsize(10)
+    axes.yaxis.label.set_fontsize(10)
+    axes.title.set_fontsize(10.5)
 
 
 def legend(axes: Axes, *, title: str = "", outside: bool = False, columns: int = 1) -> None:
