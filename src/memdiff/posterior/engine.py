@@ -18,6 +18,8 @@ _DIRECT_COORDINATES = 4096
 _GATHER_COST = 100
 _BLOCK = 2048
 
+_DENSE, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(4)
+
 
 class PosteriorEngine:
     r"""The posterior over a fixed set of training points.
@@ -163,25 +165,55 @@ class PosteriorEngine:
         """
         length = (x - scale[:, None] * self.centre).norm(dim=1)
         magnitude = scale * self.radius * (length + scale * self.radius)
-        return (8.0 + 4.0 * math.sqrt(self.dim)) * _unit_roundoff(dtype) * magnitude / sigma**2
+        return _rounding_factor(self.dim) * _unit_roundoff(dtype) * magnitude / sigma**2
 
     def _chunk(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> PartialPosterior:
         if self.num * self.dim <= _DIRECT_COORDINATES:
             return self._direct(x, scale, sigma, prior)
-        error = self.logit_error(x, scale, sigma, self.dtype)
-        error += _unit_roundoff(self.dtype) * prior.bound
-        dense = error <= self.tolerance
-        if bool(dense.all()):
-            return self._dense(x, scale, sigma, prior, error, self.dtype)
+        routes = self._routes(x, scale, sigma, prior)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
-        rows = dense.nonzero()[:, 0]
-        if len(rows):
+        for route in routes.unique().tolist():
+            rows = (routes == route).nonzero()[:, 0]
             arguments = (x[rows], scale[rows], sigma[rows], prior.take(rows))
-            result.put(rows, self._dense(*arguments, error[rows], self.dtype))
-        rows = (~dense).nonzero()[:, 0]
-        arguments = (x[rows], scale[rows], sigma[rows], prior.take(rows))
-        result.put(rows, self._screened(*arguments, error[rows]))
+            if route == _DENSE:
+                part = self._dense(*arguments, self.dtype)
+            elif route == _DENSE_DOUBLE:
+                part = self._dense(*arguments, torch.float64)
+            elif route == _SCREENED:
+                part = self._screened(*arguments)
+            else:
+                part = self._direct(*arguments)
+            result.put(rows, part)
         return result
+
+    def _routes(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> Tensor:
+        """The cheapest accurate route of every query, int64 with shape ``(B,)``."""
+        single = self._is_accurate(x, scale, sigma, prior, self.dtype)
+        if bool(single.all()):
+            return torch.full((len(x),), _DENSE, device=x.device)
+        double = self._is_accurate(x, scale, sigma, prior, torch.float64)
+        # A look at the first points tells where screening would keep too many candidates.
+        probe = slice(0, min(_BLOCK, self.num))
+        kept, _ = self._screen(x, scale, sigma, prior, [probe])
+        crowded = torch.bincount(kept, minlength=len(x)) * _GATHER_COST > probe.stop
+        routes = torch.where(crowded, torch.where(double, _DENSE_DOUBLE, _DIRECT), _SCREENED)
+        return torch.where(single, _DENSE, routes)
+
+    def _is_accurate(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
+    ) -> Tensor:
+        """Whether logits from a product in ``dtype`` give weights of the accuracy asked for.
+
+        Decided on the rounding error to be expected, which is smaller than its bound by the
+        factor in front of it: what is certified is the bound, what is chosen is the route.
+        """
+        error = self._error(x, scale, sigma, prior, dtype)
+        return error * (2.0 / _rounding_factor(self.dim)) <= self.tolerance
+
+    def _error(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
+    ) -> Tensor:
+        return self.logit_error(x, scale, sigma, dtype) + _unit_roundoff(dtype) * prior.bound
 
     def _dense(
         self,
@@ -189,9 +221,9 @@ class PosteriorEngine:
         scale: Tensor,
         sigma: Tensor,
         prior: Prior,
-        error: Tensor,
         dtype: torch.dtype,
     ) -> PartialPosterior:
+        """Online softmax with the logits from a product in ``dtype``."""
         centred_x = x - scale[:, None] * self.centre
         query = ((scale / sigma**2)[:, None] * centred_x).to(dtype)
         curvature = (scale / sigma) ** 2
@@ -224,31 +256,48 @@ class PosteriorEngine:
         constant = (centred_x**2).sum(1) / (2 * sigma**2)
         residual = scale[:, None] * weighted - total[:, None] * centred_x
         # The product over a block sums up to 2048 terms of the size of the radius.
-        roundoff = _unit_roundoff(dtype) * (8.0 + 4.0 * math.sqrt(_BLOCK))
+        roundoff = _unit_roundoff(dtype) * _rounding_factor(_BLOCK)
         return PartialPosterior(
             top_logit=top.to(torch.float64) - constant,
             top_index=index,
             total=total,
             residual_sum=residual,
             entropy_sum=entropy,
-            logit_error=error,
+            logit_error=self._error(x, scale, sigma, prior, dtype),
             sum_error=roundoff * scale * self.radius,
         )
 
-    def _screened(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, error: Tensor
-    ) -> PartialPosterior:
+    def _screened(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> PartialPosterior:
         """Logits of the points that can matter, by direct differences."""
+        rows, columns = self._screen(x, scale, sigma, prior, self._blocks(_BLOCK))
+        counts = torch.bincount(rows, minlength=len(x))
+        result = PartialPosterior.empty(len(x), self.dim, x.device)
+        # Queries of similar candidate counts go together, padded to the largest of them.
+        bucket = counts.clamp_min(1).log2().ceil()
+        for size in bucket.unique():
+            members = (bucket == size).nonzero()[:, 0]
+            arguments = (x[members], scale[members], sigma[members], prior.take(members))
+            candidates = _padded(members, rows, columns, counts)
+            result.put(members, self._direct(*arguments, candidates))
+        return result
+
+    def _screen(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, blocks: list[slice]
+    ) -> tuple[Tensor, Tensor]:
+        """Pairs (query, point) within reach of the largest logit among ``blocks``.
+
+        All points that are left out carry less than ``dropped_mass`` of the weight together, by
+        a margin that covers the rounding of the product.
+        """
         # In units of squared distance, sigma^2 times the logit: no overflow as sigma -> 0.
         query = (scale[:, None] * (x - scale[:, None] * self.centre)).to(self.dtype)
-        reach = 2 * error + math.log(self.num / self.dropped_mass)
-        margin = sigma**2 * reach
+        error = self._error(x, scale, sigma, prior, self.dtype)
+        margin = sigma**2 * (2 * error + math.log(self.num / self.dropped_mass))
         top = torch.full_like(scale, -math.inf, dtype=self.dtype)
+        bound = top
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        for block in self._blocks(_BLOCK):
-            values = self._products(
-                query, self._centred(block, self.dtype), scale**2, self.half_norm[block]
-            )
+        for block in blocks:
+            values = self._products(query, self.centred[block], scale**2, self.half_norm[block])
             prior.add_to(values, block, sigma**2)
             top = torch.maximum(top, values.amax(1))
             # Rounded down, so that the margin is never cut short.
@@ -260,29 +309,7 @@ class PosteriorEngine:
             if sum(len(part[0]) for part in found) * 32 > self.memory_limit:
                 found = [_filter(found, bound)]
         rows, columns, _ = _filter(found, bound)
-        counts = torch.bincount(rows, minlength=len(x))
-        result = PartialPosterior.empty(len(x), self.dim, x.device)
-        crowded = counts * _GATHER_COST > self.num
-        # Queries of similar candidate counts go together, padded to the largest of them.
-        bucket = torch.where(crowded, -1, counts.clamp_min(1).log2().ceil().to(torch.int64))
-        for size in bucket.unique().tolist():
-            members = (bucket == size).nonzero()[:, 0]
-            arguments = (x[members], scale[members], sigma[members], prior.take(members))
-            if size < 0:
-                part = self._crowded(*arguments)
-            else:
-                candidates = _padded(members, rows, columns, counts)
-                part = self._direct(*arguments, candidates)
-            result.put(members, part)
-        return result
-
-    def _crowded(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> PartialPosterior:
-        """Too many candidates to gather: a float64 product where it is accurate, else direct."""
-        error = self.logit_error(x, scale, sigma, torch.float64)
-        error += _unit_roundoff(torch.float64) * prior.bound
-        if self.dtype == torch.float32 and bool((error <= self.tolerance).all()):
-            return self._dense(x, scale, sigma, prior, error, torch.float64)
-        return self._direct(x, scale, sigma, prior)
+        return rows, columns
 
     def _direct(
         self,
@@ -406,6 +433,11 @@ def _padded(members: Tensor, rows: Tensor, columns: Tensor, counts: Tensor) -> T
     if not len(columns):
         return torch.full((len(members), 1), -1, dtype=torch.int64, device=rows.device)
     return torch.where(position < counts[members, None], columns[source], -1)
+
+
+def _rounding_factor(length: int) -> float:
+    """Factor c of the bound ``c u |a||b|`` on the error of a dot product of that length."""
+    return 8.0 + 4.0 * math.sqrt(length)
 
 
 def _unit_roundoff(dtype: torch.dtype) -> float:
