@@ -151,7 +151,7 @@ def allowed_difference(
     r"""Largest difference between a measured and a published fraction that chance explains.
 
     .. math::
-        e + z \sqrt{p (1 - p) (1/n + 1/n')}, \qquad p = (n' q + 2)/(n' + 4),
+        e + z \sqrt{p (1 - p) (1/n + 1/n')}, \qquad p = (n' q + z^2/2)/(n' + z^2),
 
     with the published fraction :math:`q` of :math:`n'` samples, pulled a little to one half
     (Agresti and Coull) so that a published 0 or 1 keeps a deviation; :math:`n` samples of our own;
@@ -169,7 +169,8 @@ def allowed_difference(
     >>> round(allowed_difference(0.395, 1000), 3)
     0.081
     """
-    shrunk = (published_num * fraction + 2.0) / (published_num + 4.0)
+    extra = deviations**2
+    shrunk = (published_num * fraction + extra / 2.0) / (published_num + extra)
     deviation = math.sqrt(shrunk * (1.0 - shrunk) * (1.0 / num + 1.0 / published_num))
     return READING_ERROR + deviations * deviation
 

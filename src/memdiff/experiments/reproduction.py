@@ -93,12 +93,19 @@ def reproduction_document(
 def _lead(finished: Mapping[str, Finished], failures: Mapping[str, str]) -> list[Block]:
     judged = [one.outcome.within for one in finished.values() if one.outcome.within is not None]
     seconds = sum(one.seconds for one in finished.values())
-    agree = (
-        f"{sum(judged)} of the {len(judged)} experiments that have a published or theoretical "
-        "value agree with it within the stated tolerance."
-        if judged
-        else "No experiment of this run has a published value to agree with."
-    )
+    if not judged:
+        agree = "No experiment of this run has a published value to agree with."
+    elif len(judged) == 1:
+        verdict = "agrees" if judged[0] else "does not agree"
+        agree = (
+            "The one experiment that has a published or theoretical value "
+            f"{verdict} with it within the stated tolerance."
+        )
+    else:
+        agree = (
+            f"{sum(judged)} of the {len(judged)} experiments that have a published or "
+            "theoretical value agree with it within the stated tolerance."
+        )
     plural = "" if len(finished) == 1 else "s"
     lead: list[Block] = [
         Paragraph(INTRODUCTION),
@@ -159,15 +166,16 @@ def _section(experiment: Experiment, one: Finished) -> Section:
     published = outcome.published_text or (
         "See the table below." if outcome.published is not None else "No value."
     )
-    if outcome.within is not None:
-        published += " ✓ Agrees." if outcome.within else " ✗ Differs by more than the tolerance."
     facts = {
         "Asked": experiment.question,
         "Measured": outcome.finding,
         "Published": published,
-        "Tolerance": outcome.tolerance or "None: there is nothing to agree with.",
-        "Reference": experiment.reference,
     }
+    if outcome.within is not None:
+        facts["Agreement"] = "✓ Agrees." if outcome.within else "✗ Differs by more than allowed."
+    if outcome.tolerance:
+        facts["Tolerance"] = outcome.tolerance
+    facts["Reference"] = experiment.reference
     blocks: list[Block] = [KeyValues(facts, title="The experiment in brief", prose=True)]
     blocks.extend(outcome.figures)
     blocks.extend(outcome.tables or _plain_tables(outcome))

@@ -52,10 +52,11 @@ GREY = "#6B6B6B"
 PALETTE: tuple[str, ...] = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 """Order in which lines take their colours; yellow is left out, being faint on white."""
 
-WIDTH = 6.8
+WIDTH = 7.6
 """Width in inches of a figure that fills the text column of a report."""
 
 DPI = 192
+TITLE_SIZE = 10.5
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -111,7 +112,6 @@ def _style(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.xaxis.label.set_fontsize(10)
     axes.yaxis.label.set_fontsize(10)
-    axes.title.set_fontsize(10.5)
 
 
 def legend(axes: Axes, *, title: str = "", outside: bool = False, columns: int = 1) -> None:
@@ -153,6 +153,10 @@ def figure_png(figure: Plot, dpi: int = DPI) -> bytes:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    # set_title() returns to matplotlib's size, whatever the axes were styled with.
+    for axes in figure.axes:
+        if float(axes.title.get_fontsize()) > TITLE_SIZE:
+            axes.title.set_fontsize(TITLE_SIZE)
     buffer = io.BytesIO()
     figure.set_dpi(dpi)
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
@@ -339,7 +343,7 @@ def image_grid(
     axes.axis("off")
     axes.set_autoscale_on(False)
     if title:
-        axes.text(0.06, 0.2, title, fontsize=10.5, va="center")
+        axes.text(0.06, 0.2, title, fontsize=TITLE_SIZE, va="center")
     y = top
     gap = min(0.04, 0.06 * side)
     for row, row_height in zip(rows, heights, strict=True):
@@ -374,7 +378,7 @@ def image_grid(
                     (left + right) / 2,
                     y + side + 0.085,
                     row.captions[column],
-                    fontsize=min(8.0, 9.5 * side),
+                    fontsize=min(8.0, max(6.0, 12.0 * side)),
                     ha="center",
                     va="center",
                     color="#333333",

@@ -43,18 +43,20 @@ _DASH = "–"
 
 
 def format_number(value: float) -> str:
-    """A number as it is printed: four significant digits, powers of ten as such.
+    """A number as it is printed: four significant digits, powers of ten below 1e-3 and from 1e5.
 
-    >>> format_number(0.98765), format_number(3.1623e-5), format_number(1e-5), format_number(50000)
-    ('0.9877', '3.162 × 10⁻⁵', '10⁻⁵', '50,000')
+    >>> format_number(0.98765), format_number(3.1623e-4), format_number(1e-5), format_number(50000)
+    ('0.9877', '3.162 × 10⁻⁴', '10⁻⁵', '50,000')
     """
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "−∞"}.get(value, "not a number")
-    mantissa, mark, exponent = f"{value:.4g}".partition("e")
-    if not mark:
-        return mantissa.replace("-", "−")
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        plain = f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        return plain.replace("-", "−")
+    mantissa, _, exponent = f"{value:.3e}".partition("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
     power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
     if mantissa in ("1", "-1"):
         return power if mantissa == "1" else f"−{power}"

@@ -1,0 +1,58 @@
+"""Where a result comes from."""
+
+import json
+import subprocess
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy
+import torch
+
+from memdiff.report import provenance as module
+from memdiff.report.references import REFERENCES, reference
+
+
+def test_provenance_is_json_and_true():
+    origin = module.provenance(seed=3, command="memdiff reproduce")
+    assert json.loads(json.dumps(origin)) == origin
+    assert origin["versions"]["torch"] == torch.__version__
+    assert origin["versions"]["numpy"] == numpy.__version__
+    assert (origin["seed"], origin["command"]) == (3, "memdiff reproduce")
+    assert origin["threads"] == torch.get_num_threads()
+    age = datetime.now(UTC) - datetime.fromisoformat(origin["date"])
+    assert timedelta(0) <= age < timedelta(minutes=1)
+
+
+def test_commit_is_that_of_the_checkout():
+    root = Path(module.__file__).resolve().parents[3]
+    commit = module.git_commit()
+    if not (root / ".git").exists():
+        assert commit is None
+        return
+    head = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    assert commit is not None and commit.removesuffix("+changes") == head.stdout.strip()
+
+
+def test_fingerprint_follows_names_and_contents(tmp_path, monkeypatch):
+    package = tmp_path / "memdiff" / "report"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(package / "provenance.py"))
+    seen = set()
+    for name, content in (
+        ("a.py", "x = 1"),
+        ("a.py", "x = 2"),
+        ("b.py", "x = 2"),
+        ("c.json", "1"),
+    ):
+        (package / name).write_text(content)
+        seen.add(module.package_fingerprint.__wrapped__())
+    (package / "note.txt").write_text("not code")
+    assert module.package_fingerprint.__wrapped__() in seen and len(seen) == 4
+
+
+def test_every_key_of_the_docstrings_has_a_reference():
+    keys = {"B25", "K22", "W24", "S25", "G25", "Z26", "Bo25", "Y23", "Gu23", "M20", "A22", "N20"}
+    assert keys | {"J23", "Ba23"} <= set(REFERENCES)
+    assert all(reference(key).key == key for key in REFERENCES)
