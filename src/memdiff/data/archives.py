@@ -92,7 +92,8 @@ def _read_npz(path: Path, title: str) -> dict[str, Array]:
     with np.load(path, allow_pickle=False) as archive:
         if isinstance(archive, np.ndarray):
             raise ValueError(f"{title} is a .npy file with another suffix; rename it to .npy.")
-        return {key: _numeric(archive, key, title) for key in archive.files}
+        held = {key: _numeric(archive, key, title) for key in archive.files}
+    return {key: array for key, array in held.items() if isinstance(array, np.ndarray)}
 
 
 def _numeric(archive: Mapping[str, np.ndarray], key: str, title: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def save_arrays(path: str | Path, **arrays: Tensor | np.ndarray | str | float) -> Path:
+def save_arrays(path: str | Path, /, **arrays: Tensor | np.ndarray | str | float) -> Path:
     """Save named arrays as one uncompressed ``.npz``, whole or not at all.
 
     Args:
@@ -97,9 +98,11 @@ def save_arrays(path: str | Path, **arrays: Tensor | np.ndarray | str | float) -
     if target.suffix != ".npz":
         target = target.with_name(target.name + ".npz")
     plain = {name: _plain(name, value) for name, value in arrays.items()}
-    with replace_file(target) as temporary, temporary.open("wb") as stream:
-        # savez's own parameter is called `file`; an array may not be.
-        np.savez(stream, **plain)  # type: ignore[arg-type]
+    # Not numpy.savez: it has a parameter `file`, so no array could have that name.
+    with replace_file(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in plain.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
     return target
 
 

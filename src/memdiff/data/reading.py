@@ -32,10 +32,10 @@ def reading(title: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, ValueError) and title in str(error):
             raise
-        lines = str(error).strip().splitlines()
-        detail = f" ({lines[0].rstrip('.')})" if lines else f" ({type(error).__name__})"
+        detail = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")[:120]
         raise ValueError(
-            f"{title} cannot be read: it is damaged, truncated or of another format{detail}; "
+            f"{title} cannot be read: it is damaged, truncated or of another format "
+            f"({detail or type(error).__name__}); "
             f"remove it or replace it by a whole file."
         ) from error
 
