@@ -55,12 +55,16 @@ class SeededBrownianMotion:
         shape: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:
-        self._streams = [_stream(seed, index, _PATH) for index in indices]
+        self._seed = seed
+        self._indices = tuple(indices)
+        self._streams: list[np.random.Generator] = []
         self._shape = tuple(shape)
         self._device = device
 
     def increment(self, t: Tensor, t_next: Tensor) -> Tensor:
         """As :meth:`BrownianMotion.increment`; each call advances the path."""
+        if not self._streams:
+            self._streams = [_stream(self._seed, index, _PATH) for index in self._indices]
         normal = _stack(self._streams, self._shape).to(self._device)
         return normal * (t - t_next).abs().sqrt()
 

@@ -156,9 +156,7 @@ def sample(
         else:
             batch = latents[start:stop].detach()
         flow = ReverseFlow(score, None if y is None else y[start:stop].to(device))
-        noise = SeededBrownianMotion(
-            seed, range(start, stop) if sampler.stochastic else (), shape, device
-        )
+        noise = SeededBrownianMotion(seed, range(start, stop), shape, device)
         with torch.no_grad():
             path = sampler.integrate(
                 flow,

@@ -72,10 +72,9 @@ class _Rotation(Score):
 
     speed = 4.0
 
-    def residual(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
-        return self.speed * torch.stack([-x[..., 1], x[..., 0]], dim=-1)
-
-    forward = Score.score_from_residual
+    def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
+        variance = per_sample(self.process.std(expand_time(t, x)) ** 2, x)
+        return (self.speed / variance * torch.stack([-x[..., 1], x[..., 0]], dim=-1)).to(x.dtype)
 
     def flow(self, x: Tensor, t: float, t_end: float) -> Tensor:
         angle = self.speed * (self.process.ratio(t) / self.process.ratio(t_end)).log()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -120,14 +120,15 @@ def _check_at(score: Score, x: Tensor, time: float, y: Tensor | None, tolerance:
 
 def _check_output(score: Score, x: Tensor, time: float, y: Tensor | None) -> None:
     name = type(score).__name__
-    with torch.no_grad():
-        results = {
-            name: score(x, time, y),
-            f"{name}.residual": score.residual(x, time, y),
-            f"{name}.denoise": score.denoise(x, time, y),
-            f"{name}.noise": score.noise(x, time, y),
-        }
-    for label, result in results.items():
+    quantities: dict[str, Callable[..., Tensor]] = {
+        name: score,
+        f"{name}.residual": score.residual,
+        f"{name}.denoise": score.denoise,
+        f"{name}.noise": score.noise,
+    }
+    for label, quantity in quantities.items():
+        with torch.no_grad():
+            result = quantity(x, time, y)
         for attribute in ("shape", "dtype", "device"):
             wanted, got = getattr(x, attribute), getattr(result, attribute)
             require(
