@@ -1,6 +1,50 @@
 """Scores: exact, regularised, population and learned."""
 
+from memdiff.scores.bandwidth import (
+    BandwidthCurve,
+    leave_one_out_likelihood,
+    scott_bandwidth,
+    silverman_bandwidth,
+)
 from memdiff.scores.base import Score
+from memdiff.scores.covariance import (
+    Covariance,
+    DiagonalCovariance,
+    FourierCovariance,
+    LowRankCovariance,
+)
 from memdiff.scores.empirical import EmpiricalScore
+from memdiff.scores.empirical_bayes import EmpiricalBayes
+from memdiff.scores.population import GaussianMixtureScore, GaussianScore
+from memdiff.scores.regularised import RegularisedScore
+from memdiff.scores.smoothed import Smoothed
+from memdiff.scores.tempered import (
+    CollapseTemperature,
+    InverseTemperature,
+    TemperatureRule,
+    Tempered,
+)
+from memdiff.scores.tikhonov import Tikhonov
 
-__all__ = ["EmpiricalScore", "Score"]
+__all__ = [
+    "BandwidthCurve",
+    "CollapseTemperature",
+    "Covariance",
+    "DiagonalCovariance",
+    "EmpiricalBayes",
+    "EmpiricalScore",
+    "FourierCovariance",
+    "GaussianMixtureScore",
+    "GaussianScore",
+    "InverseTemperature",
+    "LowRankCovariance",
+    "RegularisedScore",
+    "Score",
+    "Smoothed",
+    "TemperatureRule",
+    "Tempered",
+    "Tikhonov",
+    "leave_one_out_likelihood",
+    "scott_bandwidth",
+    "silverman_bandwidth",
+]

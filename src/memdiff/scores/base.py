@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from memdiff.processes import ForwardProcess
 
-__all__ = ["Score", "expand_time"]
+__all__ = ["Score", "expand_time", "per_sample"]
 
 
 def expand_time(t: float | Tensor, x: Tensor) -> Tensor:
@@ -80,19 +80,39 @@ class Score(nn.Module):
             Tensor with the shape, dtype and device of ``x``.
         """
 
-    def residual(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
-        r"""The residual :math:`r = \sigma^2 s = m D - x`, of the shape and dtype of ``x``."""
+    def residual(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        r"""The residual :math:`r = \sigma^2 s = m D - x`, of the shape and dtype of ``x``.
+
+        Args:
+            x: Points with shape ``(B, *S)``.
+            t: Time, a scalar or ``(B,)``.
+            y: Conditions with shape ``(B,)`` or ``(B, k)``.
+            exclude: Index of a training point that each query leaves out, int64 with shape
+                ``(B,)``, -1 for none; for scores that are functions of a training set.
+
+        Raises:
+            ValueError: If ``exclude`` is given and the score has no training set.
+        """
+        if exclude is not None:
+            raise ValueError(
+                f"exclude was given, but {type(self).__name__} is not a function of a training "
+                "set: leave-one-out needs an EmpiricalScore or a regularised one."
+            )
         sigma = self.process.std(expand_time(t, x))
         return self(x, t, y) * per_sample(sigma**2, x).to(x.dtype)
 
-    def score_from_residual(
-        self, x: Tensor, t: float | Tensor, y: Tensor | None = None
-    ) -> Tensor:
+    def score_from_residual(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         r""":math:`r / \sigma^2`; infinite or NaN at :math:`\sigma = 0`, as the score itself."""
         sigma = self.process.std(expand_time(t, x))
-        return (
-            self.residual(x, t, y).to(torch.float64) / per_sample(sigma**2, x)
-        ).to(x.dtype)
+        residual = self.residual(x, t, y).to(torch.float64)
+        return (residual / per_sample(sigma**2, x)).to(x.dtype)
 
     def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         r"""The denoiser :math:`D = (x + \sigma^2 s) / m`, of the shape and dtype of ``x``."""
