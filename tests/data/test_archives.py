@@ -126,6 +126,7 @@ class Evil:
         return (pytest.fail, ("a pickle was executed",))
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("suffix", [".npz", ".npy", ".pt"])
 def test_pickles_are_never_executed(tmp_path, suffix, refusal):
     path = tmp_path / f"a{suffix}"

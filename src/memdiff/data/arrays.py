@@ -257,7 +257,9 @@ def check_finite(x: Tensor, title: str) -> None:
     if not x.is_floating_point():
         return
     block = max(1, (1 << 22) // max(1, x[0].numel()))
-    counts = torch.cat([(~part.isfinite()).reshape(len(part), -1).sum(1) for part in x.split(block)])
+    counts = torch.cat(
+        [(~part.isfinite()).reshape(len(part), -1).sum(1) for part in x.split(block)]
+    )
     bad = counts.nonzero().flatten()
     if bad.numel():
         raise ValueError(

@@ -92,8 +92,11 @@ def load_saved_dataset(
             mode=mode,
         )
     else:
+        dtype = _dtype_of(rows.features[column], column, title)
         with reading(title):
-            values = np.stack([np.asarray(row) for row in rows.with_format("numpy")[column]])
+            # The plain numpy format would turn float64 into float32.
+            arrays = rows.with_format("numpy", dtype=dtype)[column][:]
+            values = np.stack([np.asarray(row, dtype=dtype) for row in arrays])
         data = from_array(values, name=name, source=str(folder))
     return replace(data, labels=labels, label_names=label_names)
 
@@ -133,6 +136,18 @@ def _only(columns: list[str], what: str, title: str) -> str | None:
             f"with select_columns and save it again."
         )
     return columns[0] if columns else None
+
+
+def _dtype_of(feature: Any, column: str, title: str) -> np.dtype:  # noqa: ANN401
+    """The stored dtype at the bottom of nested lists."""
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    try:
+        return np.dtype(feature.dtype)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"column {column!r} of {title} holds lists of {feature}; expected lists of numbers."
+        ) from error
 
 
 def _class_labels(rows: Any) -> tuple[Tensor | None, tuple[str, ...]]:  # noqa: ANN401
