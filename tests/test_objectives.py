@@ -337,6 +337,15 @@ def test_gradients_reach_the_parameters(loss):
     assert float(gradient[3, 1]) == pytest.approx(float(above - below) / (2 * step), rel=1e-5)
 
 
+def test_no_gradient_flows_through_the_reference():
+    process = VP()
+    score, reference = RandomNetwork(process), RandomNetwork(process, seed=1)
+    draws = draw(process, mixture(process), 8, generator(34))
+    explicit_loss(score, reference, draws).sum().backward()
+    assert score.net[0].weight.grad.abs().max() > 0
+    assert reference.net[0].weight.grad is None
+
+
 def test_draws_are_reproducible_and_have_the_stated_law():
     process = VP()
     data = torch.randn(5, 3, generator=generator(27))
