@@ -1,0 +1,18 @@
+"""Exact nearest neighbours and groups of duplicates, at any size in bounded memory."""
+
+from memdiff.neighbors.duplicates import DuplicateGroups, duplicate_groups
+from memdiff.neighbors.nearest import nearest, nearest_distinct, self_nearest
+from memdiff.neighbors.rows import RowData, Rows
+from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors
+
+__all__ = [
+    "MEMORY_LIMIT",
+    "DuplicateGroups",
+    "Neighbors",
+    "RowData",
+    "Rows",
+    "duplicate_groups",
+    "nearest",
+    "nearest_distinct",
+    "self_nearest",
+]

@@ -1,0 +1,145 @@
+"""Rows as coordinates: the float64 numbers in which distances are defined."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memdiff.neighbors.rows import Rows
+
+__all__ = ["Coordinates", "Survey", "squared_distances", "unit_scale"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over a set finds: the largest magnitude and the mean row ``(d,)``, float64."""
+
+    largest: float
+    mean: Tensor
+
+
+class Coordinates:
+    """Rows as float64 coordinates in which Euclidean distance is the distance asked for.
+
+    Args:
+        rows: The rows.
+        name: What error messages call them.
+        unit: Whether to divide each row by its norm (the cosine distance is half the squared
+            Euclidean distance of unit vectors).
+        block: Number of rows converted at a time.
+    """
+
+    def __init__(self, rows: Rows, name: str, *, unit: bool, block: int) -> None:
+        self.rows = rows
+        self.name = name
+        self.unit = unit
+        self.block = block
+        self.scale = 1.0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Coordinates of rows ``start`` to ``stop``, float64 ``(n, d)``."""
+        return self._convert(self.rows.read(start, stop))
+
+    def gather(self, index: Tensor) -> Tensor:
+        """Coordinates of the rows at ``index``, float64 ``(n, d)``."""
+        return self._convert(self.rows.gather(index))
+
+    def survey(self) -> Survey:
+        """One pass over all rows; checks that they are finite and, for unit rows, non-zero.
+
+        Raises:
+            ValueError: Naming the first row that is not finite, or zero where a direction is
+                needed.
+        """
+        largest = 0.0
+        total = torch.zeros(self.rows.features, dtype=torch.float64, device=self.rows.device)
+        for start in range(0, len(self), self.block):
+            stop = min(start + self.block, len(self))
+            raw = self.rows.read(start, stop).to(torch.float64)
+            size = raw.abs().amax(1)
+            if not bool(torch.isfinite(size).all()):
+                row = start + int((~torch.isfinite(size)).nonzero()[0])
+                raise ValueError(
+                    f"{self.name} must be finite, got NaN or infinity in row {row}: remove or "
+                    f"repair it."
+                )
+            if self.unit:
+                if bool((size == 0).any()):
+                    row = start + int((size == 0).nonzero()[0])
+                    raise ValueError(
+                        f"{self.name} has a zero vector in row {row}, which has no direction: "
+                        f"remove it or use metric='euclidean'."
+                    )
+                raw = _unit(raw)
+                largest = 1.0
+            else:
+                largest = max(largest, float(size.max()))
+            # A mean of huge float64 numbers must not overflow; any finite centre is a right one.
+            total += (raw / len(self)).sum(0)
+        return Survey(largest, total)
+
+    def hashes(self) -> Tensor:
+        """A 64-bit hash of each row, int64 ``(N,)``: equal rows have equal hashes."""
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randint(
+            -(2**63), 2**63 - 1, (self.rows.features,), generator=generator, dtype=torch.int64
+        )
+        weights = (weights | 1).to(self.rows.device)
+        out = torch.empty(len(self), dtype=torch.int64, device=self.rows.device)
+        for start in range(0, len(self), self.block):
+            stop = min(start + self.block, len(self))
+            bits = (self.read(start, stop) + 0.0).view(torch.int64)  # + 0.0: one sign of zero
+            # The low bits of short numbers are zero: spread the high ones before the sum.
+            bits = bits * -7046029254386353131
+            out[start:stop] = ((bits ^ (bits >> 32)) * weights).sum(1)
+        return out
+
+    def _convert(self, raw: Tensor) -> Tensor:
+        raw = raw.to(torch.float64)
+        if self.unit:
+            return _unit(raw)
+        return raw if self.scale == 1.0 else raw * self.scale
+
+
+def _unit(raw: Tensor) -> Tensor:
+    """Rows of unit length; dividing by the largest element first avoids overflow."""
+    raw = raw / raw.abs().amax(1, keepdim=True)
+    return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True)
+
+
+def unit_scale(largest: float, features: int) -> float:
+    """A power of two that brings differences of rows to norm at most one.
+
+    Args:
+        largest: Largest magnitude of an element of either row.
+        features: Number of elements of a row.
+    """
+    if largest == 0.0:
+        return 1.0
+    exponent = math.frexp(largest)[1] + math.ceil(0.5 * math.log2(features)) + 1
+    return math.ldexp(1.0, -max(min(exponent, 1000), -1000))
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """Squared distances of paired rows by direct differences, float64.
+
+    Each value depends on its own two rows only, not on how many are computed together.
+
+    Args:
+        x: float64 ``(n, d)``.
+        y: float64 ``(n, d)`` or ``(1, d)``.
+
+    Returns:
+        float64 ``(n,)``.
+    """
+    difference = x - y
+    difference *= difference
+    if len(difference) == 1:  # torch splits a single long sum over threads
+        return difference.expand(2, -1).contiguous().sum(1)[:1]
+    return difference.sum(1)

@@ -1,0 +1,207 @@
+"""Groups of duplicated points: identical rows, and rows within a tolerance of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
+from memdiff.neighbors.rows import RowData, Rows
+from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
+from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
+
+__all__ = ["DuplicateGroups", "duplicate_groups"]
+
+
+@dataclass(frozen=True)
+class DuplicateGroups:
+    """A partition of points into groups of duplicates; a point without a duplicate is a group.
+
+    Attributes:
+        labels: int64 ``(N,)``, the group of each point. Groups are numbered by their first point.
+        sizes: int64 ``(num_groups,)``, points in each group.
+    """
+
+    labels: Tensor
+    sizes: Tensor
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups; ``N`` if nothing is duplicated."""
+        return len(self.sizes)
+
+    @property
+    def num_redundant(self) -> int:
+        """Points that would go if one of each group were kept: ``N - num_groups``."""
+        return len(self.labels) - len(self.sizes)
+
+    def representatives(self) -> Tensor:
+        """Index of the first point of each group, int64 ``(num_groups,)``."""
+        order = self.labels.argsort(stable=True)
+        return order[self.sizes.cumsum(0) - self.sizes]
+
+
+def duplicate_groups(
+    points: RowData, tolerance: float = 0.0, *, memory_limit: int = MEMORY_LIMIT
+) -> DuplicateGroups:
+    """Group points that are identical, or linked by distances of at most ``tolerance``.
+
+    Identical rows are found by hashing (and compared, so that a collision does no harm). With a
+    positive tolerance, groups are the connected components of the graph whose edges join points
+    at a Euclidean distance of at most ``tolerance``; a chain of near duplicates is one group.
+    Distances that decide are computed by direct differences in float64.
+
+    Args:
+        points: ``(N, *S)`` as in :func:`memdiff.neighbors.nearest`.
+        tolerance: Distance in the units of the points, at least 0.
+        memory_limit: Bytes allocated beside the points, at most (a few rows at least).
+
+    Returns:
+        DuplicateGroups on the device of the points.
+
+    Raises:
+        ValueError: If the tolerance is negative or not finite, or the points are not finite.
+
+    Example:
+        >>> groups = duplicate_groups(torch.tensor([[0.0], [5.0], [0.0], [5.1]]), tolerance=0.2)
+        >>> groups.labels.tolist(), groups.sizes.tolist()
+        ([0, 1, 0, 1], [2, 2])
+    """
+    if not 0.0 <= tolerance < float("inf"):
+        raise ValueError(f"tolerance must be a distance of at least 0, got {tolerance}.")
+    rows = Rows(points, "points")
+    blocks = Blocks.plan(rows.features, memory_limit, None, None)
+    coordinates = Coordinates(rows, "points", unit=False, block=blocks.points)
+    survey = coordinates.survey()
+    coordinates.scale = unit_scale(survey.largest, rows.features)
+    labels = _identical(coordinates, blocks)
+    if tolerance > 0.0:
+        labels = _linked(
+            coordinates,
+            blocks,
+            survey.mean * coordinates.scale,
+            tolerance,
+            labels,
+        )
+    labels = _numbered(labels)
+    return DuplicateGroups(labels, torch.bincount(labels))
+
+
+def _numbered(labels: Tensor) -> Tensor:
+    """Labels 0, 1, ... in the order in which groups first appear."""
+    _, inverse = labels.unique(return_inverse=True)
+    position = torch.arange(len(labels), device=labels.device)
+    first = torch.full((int(inverse.max()) + 1,), len(labels), device=labels.device)
+    first.scatter_reduce_(0, inverse, position, "amin")
+    return first.argsort().argsort()[inverse]
+
+
+def _identical(coordinates: Coordinates, blocks: Blocks) -> Tensor:
+    """For each point the index of the first one that is identical, ``(N,)``."""
+    first = torch.arange(len(coordinates), device=coordinates.rows.device)
+    _, group, counts = coordinates.hashes().unique(return_inverse=True, return_counts=True)
+    order = group.argsort(stable=True)
+    open_points = order[counts[group[order]] > 1]
+    # Each round settles the points that equal the first open one of their hash; more than one
+    # round is needed only if different rows share a hash.
+    while len(open_points):
+        starts = torch.ones_like(open_points, dtype=torch.bool)
+        starts[1:] = group[open_points][1:] != group[open_points][:-1]
+        leader = open_points[starts.nonzero()[:, 0][starts.cumsum(0) - 1]]
+        same = torch.empty_like(starts)
+        for part in torch.arange(len(leader), device=leader.device).split(blocks.pairs):
+            mine = coordinates.gather(open_points[part])
+            same[part] = (mine == coordinates.gather(leader[part])).all(1)
+        first[open_points[same]] = leader[same]
+        open_points = open_points[~same]
+    return first
+
+
+class _Components:
+    """Connected components of a growing graph, with a bounded list of edges."""
+
+    def __init__(self, labels: Tensor, capacity: int) -> None:
+        self.labels = labels
+        self._capacity = capacity
+        self._edges: list[tuple[Tensor, Tensor]] = []
+        self._pending = 0
+
+    def join(self, one: Tensor, other: Tensor) -> None:
+        self._edges.append((one, other))
+        self._pending += len(one)
+        if self._pending > self._capacity:
+            self.settle()
+
+    def settle(self) -> None:
+        if not self._pending:
+            return
+        import numpy as np
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.csgraph import connected_components
+
+        one, other = (torch.cat(ends) for ends in zip(*self._edges, strict=True))
+        n = len(self.labels)
+        own = self.labels.cpu().numpy()
+        ends = (
+            np.concatenate([np.arange(n), one.cpu().numpy()]),
+            np.concatenate([own, other.cpu().numpy()]),
+        )
+        graph = coo_matrix((np.ones(len(ends[0]), dtype=bool), ends), shape=(n, n))
+        found = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+        # A label is the index of a point of its group, so that groups stay edges to it.
+        leader = torch.full((int(found.max()) + 1,), n)
+        leader.scatter_reduce_(0, found, torch.arange(n), "amin")
+        self.labels = leader[found].to(self.labels.device)
+        self._edges.clear()
+        self._pending = 0
+
+
+def _linked(
+    coordinates: Coordinates, blocks: Blocks, centre: Tensor, tolerance: float, labels: Tensor
+) -> Tensor:
+    """Join groups that have points within ``tolerance``; identical points are looked at once."""
+    device = coordinates.rows.device
+    n = len(coordinates)
+    redundant = labels != torch.arange(n, device=device)
+    scaled = tolerance * coordinates.scale
+    components = _Components(labels, max(blocks.candidates, n))
+    dtype = torch.float32
+    bound = ErrorBound(coordinates.rows.features, dtype, device)
+    group = GROUP if blocks.points >= GROUP else 1
+    padded = -(-min(blocks.points, n) // group) * group
+    buffer = torch.empty(blocks.queries * padded, dtype=dtype, device=device)
+    for begin in range(0, n, blocks.points):
+        end = min(begin + blocks.points, n)
+        read = coordinates.read(begin, end)
+        block = PointBlock.of(
+            read, centre, dtype, start=begin, group=group, skip=redundant[begin:end]
+        )
+        for start in range(0, end, blocks.queries):
+            stop = min(start + blocks.queries, end)
+            mine = coordinates.read(start, stop)
+            operand = Operand.of(mine, centre, dtype)
+            screen = scores(operand, block, bound, buffer)
+            # Norms are rounded up, so the threshold can only be too generous.
+            threshold = scaled**2 * (1.0 + 1e-6) - _norms_below(operand).square()
+            threshold.masked_fill_(redundant[start:stop], -torch.inf)
+            query, point, _, _ = screen.pairs_below(threshold, screen.group_bounds()[0])
+            query = query + start
+            wanted = query < point
+            query, point = query[wanted], point[wanted]
+            for part in torch.arange(len(query), device=device).split(blocks.pairs):
+                one, other = query[part], point[part]
+                apart = components.labels[one] != components.labels[other]
+                one, other = one[apart], other[apart]
+                squared = squared_distances(mine[one - start], read[other - begin])
+                near = squared.sqrt() / coordinates.scale <= tolerance
+                components.join(one[near], other[near])
+        components.settle()
+    return components.labels
+
+
+def _norms_below(operand: Operand) -> Tensor:
+    """Norms of the rows, rounded down."""
+    norms = torch.linalg.vector_norm(operand.rows, dim=1, dtype=torch.float64)
+    return (norms * (1.0 - 1e-6)).to(operand.rows.dtype)

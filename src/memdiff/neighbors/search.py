@@ -1,0 +1,429 @@
+"""The search behind :func:`memdiff.neighbors.nearest`: blocks, candidates, refinement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
+from memdiff.neighbors.rows import RowData, Rows
+from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, Screen, scores
+
+__all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
+
+MEMORY_LIMIT = 2**30
+"""Default bound, in bytes, on what a search allocates beside its inputs and its result."""
+
+GROUP = 64  # columns whose minimum is looked at first
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Nearest points of each query, nearest first, ties in the order of their index.
+
+    Attributes:
+        distances: float64 ``(M, k)``.
+        indices: int64 ``(M, k)``, rows of the points.
+    """
+
+    distances: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How many rows are held at a time.
+
+    Attributes:
+        query_chunk: Queries kept in the precision of the product over one pass of the points.
+        queries: Queries in one product.
+        points: Points in one product.
+        pairs: Pairs recomputed in float64 together.
+        candidates: Candidates kept over all queries of a chunk.
+    """
+
+    query_chunk: int
+    queries: int
+    points: int
+    pairs: int
+    candidates: int
+
+    @classmethod
+    def plan(
+        cls, features: int, memory_limit: int, queries: int | None, points: int | None
+    ) -> Blocks:
+        """Sizes whose buffers stay within ``memory_limit`` bytes, each an eighth or a quarter."""
+        for name, size in (
+            ("memory_limit", memory_limit),
+            ("query_block", queries),
+            ("point_block", points),
+        ):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}.")
+        share = memory_limit // 8
+        row = 24 * features  # storage, float64 coordinates and their centred copy
+        rows = max(share // row, 1)
+        points = points or max(min(4096, rows) // GROUP * GROUP, min(rows, GROUP))
+        # A score takes 4 bytes; bounds, masks and hits of a bad block ten times that.
+        queries = queries or max(min(1024, rows, share // (40 * points)), 1)
+        return cls(
+            query_chunk=max(share // (4 * features), queries),
+            queries=queries,
+            points=points,
+            pairs=max(share // row, 1),
+            candidates=max(share // 80, 1),
+        )
+
+
+class Candidates:
+    """Pairs of one block of queries that may belong to the ``k`` nearest.
+
+    Args:
+        norms: Norms of the queries ``(q,)``.
+        k: Number of neighbours.
+        capacity: Most candidates kept for a query. One that has more is given up: it is marked
+            in ``overflowed`` and has none.
+    """
+
+    def __init__(self, norms: Tensor, k: int, capacity: int) -> None:
+        self.k = k
+        self.capacity = capacity
+        # The k smallest upper bounds, one a group of points: the last bounds the k-th distance.
+        self._uppers = norms.new_full((len(norms), k), torch.inf)
+        self._threshold = norms.new_full((len(norms),), torch.inf)
+        self.overflowed = torch.zeros(len(norms), dtype=torch.bool, device=norms.device)
+        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._pending = 0
+        self._kept = 0
+
+    def absorb(self, screen: Screen) -> None:
+        """Take what one block of points adds."""
+        lower, upper = screen.group_bounds()
+        if self.k == 1:
+            upper = upper.amin(1, keepdim=True)
+            self._uppers = torch.minimum(self._uppers, upper)
+        else:
+            self._uppers = torch.cat([self._uppers, upper], 1).topk(
+                self.k, dim=1, largest=False, sorted=True
+            )[0]
+        self._threshold = torch.minimum(self._threshold, self._uppers[:, -1])
+        pairs = screen.pairs_below(self._threshold, lower)
+        if len(pairs[0]):
+            self._parts.append(pairs)
+            self._pending += len(pairs[0])
+        if self._pending > 2 * self._kept + len(self.overflowed) * (4 * self.k + 16):
+            self._prune()
+
+    def _prune(self) -> None:
+        query, point, lower, upper = (torch.cat(part) for part in zip(*self._parts, strict=True))
+        if not len(query):  # every query was given up
+            return
+        number = len(self.overflowed)
+        order = upper.argsort()
+        order = order[query[order].argsort(stable=True)]
+        counts = torch.bincount(query, minlength=number)
+        last = counts.cumsum(0) - counts + self.k - 1
+        enough = counts >= self.k
+        kth = upper[order[last.clamp_max(len(query) - 1)]]
+        self._threshold = torch.where(enough, torch.minimum(self._threshold, kth), self._threshold)
+        keep = lower <= self._threshold[query]
+        over = torch.bincount(query[keep], minlength=number) > self.capacity
+        self.overflowed |= over
+        self._threshold.masked_fill_(over, -torch.inf)
+        keep &= ~over[query]
+        self._parts = [(query[keep], point[keep], lower[keep], upper[keep])]
+        self._pending = self._kept = int(keep.sum())
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Query in the block and index of the point, each ``(pairs,)``."""
+        self._prune()
+        return self._parts[0][0], self._parts[0][1]
+
+
+class Search:
+    """Queries and points brought to common coordinates, ready for several searches.
+
+    Args:
+        queries: As in :func:`memdiff.neighbors.nearest`.
+        points: As there.
+        metric: As there.
+        memory_limit: As there.
+        query_block: As there.
+        point_block: As there.
+        progress: As there.
+    """
+
+    def __init__(
+        self,
+        queries: RowData,
+        points: RowData,
+        *,
+        metric: str,
+        memory_limit: int = MEMORY_LIMIT,
+        query_block: int | None = None,
+        point_block: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if metric not in ("euclidean", "cosine"):
+            raise ValueError(f"metric must be 'euclidean' or 'cosine', got {metric!r}.")
+        self.unit = metric == "cosine"
+        query_rows = Rows(queries, "queries")
+        self.device = query_rows.device
+        point_rows = Rows(points, "points", self.device)
+        check_match(query_rows, point_rows)
+        self.blocks = Blocks.plan(query_rows.features, memory_limit, query_block, point_block)
+        self.queries = Coordinates(query_rows, "queries", unit=self.unit, block=self.blocks.points)
+        self.points = Coordinates(point_rows, "points", unit=self.unit, block=self.blocks.points)
+        self.progress = progress
+        largest = self.queries.survey().largest
+        survey = self.points.survey()
+        self.scale = unit_scale(max(largest, survey.largest), query_rows.features)
+        if self.unit:
+            self.scale = 1.0
+        self.queries.scale = self.points.scale = self.scale
+        self.centre = survey.mean * self.scale
+        self._hashes: Tensor | None = None
+
+    def run(
+        self,
+        k: int,
+        labels: Tensor | None = None,
+        excluded: Tensor | None = None,
+        which: Tensor | None = None,
+    ) -> Neighbors:
+        """The ``k`` nearest points of each query.
+
+        Args:
+            k: Number of neighbours.
+            labels: int64 ``(N,)``, labels of the points by which they can be excluded.
+            excluded: int64 ``(m, r)``, for each query ``r`` distinct labels to leave out or -1.
+            which: int64 ``(m,)``, the queries to search for; all by default.
+
+        Returns:
+            Neighbors with shape ``(m, k)``.
+        """
+        if which is None:
+            which = torch.arange(len(self.queries), device=self.device)
+        self._check_count(k, labels, excluded)
+        task = _Task(k, which, labels, excluded, self._redundant(k, labels, excluded))
+        shape = (len(which), k)
+        result = Neighbors(
+            torch.empty(shape, dtype=torch.float64, device=self.device),
+            torch.empty(shape, dtype=torch.int64, device=self.device),
+        )
+        pending = torch.arange(len(which), device=self.device)
+        for dtype in (torch.float32, torch.float64):
+            if not len(pending):
+                return result
+            chunks = pending.split(self.blocks.query_chunk)
+            left = [
+                self._search_chunk(task, chunk, dtype, result, number * self.blocks.query_chunk)
+                for number, chunk in enumerate(chunks)
+            ]
+            pending = torch.cat(left)
+        self._search_directly(task, pending, result)
+        return result
+
+    def _check_count(self, k: int, labels: Tensor | None, excluded: Tensor | None) -> None:
+        left = len(self.points)
+        if labels is not None and excluded is not None and excluded.numel():
+            present, counts = labels.unique(return_counts=True)
+            place = torch.searchsorted(present, excluded).clamp_max(len(present) - 1)
+            gone = torch.where(present[place] == excluded, counts[place], 0).sum(1)
+            left -= int(gone.max())
+        if not 1 <= k <= left:
+            raise ValueError(
+                f"k must lie between 1 and the number of points left {left}, got {k}."
+            )
+
+    def _redundant(self, k: int, labels: Tensor | None, excluded: Tensor | None) -> Tensor | None:
+        """Points that have so many identical predecessors that they cannot be a neighbour.
+
+        Without this, thousands of copies of one point would all be candidates.
+        """
+        if self._hashes is None:
+            self._hashes = self.points.hashes()
+        keys = self._hashes
+        spare = 0 if excluded is None else excluded.shape[1]
+        if labels is not None and len(labels.unique()) < len(labels):
+            keys = keys ^ (labels * -7046029254386353131)
+            spare = 0
+        _, group, counts = keys.unique(return_inverse=True, return_counts=True)
+        if int(counts.max()) <= k + spare:
+            return None
+        order = group.argsort(stable=True)
+        order = order[counts[group[order]] > k + spare]
+        group = group[order]
+        starts = torch.ones_like(group, dtype=torch.bool)
+        starts[1:] = group[1:] != group[:-1]
+        first = starts.nonzero()[:, 0][starts.cumsum(0) - 1]
+        same = torch.empty_like(starts)
+        for part in torch.arange(len(order), device=self.device).split(self.blocks.pairs):
+            mine, theirs = order[part], order[first[part]]
+            same[part] = (self.points.gather(mine) == self.points.gather(theirs)).all(1)
+            if labels is not None and spare == 0:
+                same[part] &= labels[mine] == labels[theirs]
+        rank = same.cumsum(0)
+        rank = rank - rank[first] + 1  # the first of a group equals itself
+        redundant = torch.zeros(len(self.points), dtype=torch.bool, device=self.device)
+        redundant[order[same & (rank > k + spare)]] = True
+        return redundant
+
+    def _search_chunk(
+        self, task: _Task, chunk: Tensor, dtype: torch.dtype, result: Neighbors, before: int
+    ) -> Tensor:
+        """Search for the queries at positions ``chunk``; return those that were given up."""
+        size, n = self.blocks.queries, len(self.points)
+        operand = self._operand(task.which[chunk], dtype)
+        # One gathered float64 distance costs about 130 products of the screen, and a float64
+        # product about 3: beyond n / 40 candidates the better screen is cheaper.
+        capacity = max(4 * task.k + 64, min(n // 40, self.blocks.candidates // max(len(chunk), 1)))
+        starts = range(0, len(chunk), size)
+        found = [
+            Candidates(operand.norms[start : start + size], task.k, capacity) for start in starts
+        ]
+        bound = ErrorBound(self.points.rows.features, dtype, self.device)
+        group = GROUP
+        while group > 1 and (group * 8 * task.k > n or group * 4 * task.k > self.blocks.points):
+            group //= 2
+        padded = -(-min(self.blocks.points, n) // group) * group
+        buffer = torch.empty(size * padded, dtype=dtype, device=self.device)
+        for begin in range(0, n, self.blocks.points):
+            end = min(begin + self.blocks.points, n)
+            block = PointBlock.of(
+                self.points.read(begin, end),
+                self.centre,
+                dtype,
+                start=begin,
+                group=group,
+                skip=None if task.skip is None else task.skip[begin:end],
+            )
+            mask = _Mask.of(task, begin, end)
+            for start, candidates in zip(starts, found, strict=True):
+                part = operand.part(start, start + size)
+                screen = scores(part, block, bound, buffer)
+                if mask is not None:
+                    mask.apply(screen.values, chunk[start : start + size])
+                candidates.absorb(screen)
+            if self.progress is not None and dtype == torch.float32:
+                done = before * n + len(chunk) * end
+                self.progress(done, len(task.which) * n)
+        for start, candidates in zip(starts, found, strict=True):
+            query, point = candidates.result()
+            self._refine(task, chunk[start : start + size], query, point, result)
+        return chunk[torch.cat([candidates.overflowed for candidates in found])]
+
+    def _operand(self, which: Tensor, dtype: torch.dtype) -> Operand:
+        parts = [
+            Operand.of(self.queries.gather(part), self.centre, dtype)
+            for part in which.split(self.blocks.queries)
+        ]
+        return Operand(
+            torch.cat([part.rows for part in parts]), torch.cat([part.norms for part in parts])
+        )
+
+    def _refine(
+        self, task: _Task, chunk: Tensor, query: Tensor, point: Tensor, result: Neighbors
+    ) -> None:
+        """Recompute candidates by direct differences, sort them and keep the first ``k``."""
+        coordinates = self.queries.gather(task.which[chunk])
+        distance = torch.empty(len(query), dtype=torch.float64, device=self.device)
+        for part in torch.arange(len(query), device=self.device).split(self.blocks.pairs):
+            distance[part] = self._distance(
+                squared_distances(coordinates[query[part]], self.points.gather(point[part]))
+            )
+        # Candidates come in the order of their index, and stable sorts keep it among ties.
+        order = distance.argsort(stable=True)
+        order = order[query[order].argsort(stable=True)]
+        counts = torch.bincount(query, minlength=len(chunk))
+        done = counts > 0
+        first = (counts.cumsum(0) - counts)[done]
+        take = order[first[:, None] + torch.arange(task.k, device=self.device)]
+        result.distances[chunk[done]] = distance[take]
+        result.indices[chunk[done]] = point[take]
+
+    def _search_directly(self, task: _Task, pending: Tensor, result: Neighbors) -> None:
+        """Every distance by direct differences, for queries that no screen can help."""
+        result.distances[pending] = torch.inf
+        for begin in range(0, len(self.points), self.blocks.points):
+            end = min(begin + self.blocks.points, len(self.points))
+            points = self.points.read(begin, end)
+            index = torch.arange(begin, end, device=self.device)
+            mask = _Mask.of(task, begin, end)
+            for row in pending.tolist():
+                query = self.queries.gather(task.which[row : row + 1])
+                distance = self._distance(squared_distances(points, query))
+                if task.skip is not None:
+                    distance.masked_fill_(task.skip[begin:end], torch.inf)
+                if mask is not None:
+                    mask.apply(distance[None], torch.tensor([row], device=self.device))
+                # Earlier points come first and the sort is stable: ties keep their order.
+                distance = torch.cat([result.distances[row], distance])
+                best = distance.argsort(stable=True)[: task.k]
+                result.indices[row] = torch.cat([result.indices[row], index])[best]
+                result.distances[row] = distance[best]
+
+    def _distance(self, squared: Tensor) -> Tensor:
+        return 0.5 * squared if self.unit else squared.sqrt() / self.scale
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one call of :meth:`Search.run` asks for."""
+
+    k: int
+    which: Tensor
+    labels: Tensor | None
+    excluded: Tensor | None
+    skip: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """The excluded pairs of one block of points: its labels in order, and who excludes them."""
+
+    labels: Tensor
+    order: Tensor
+    excluded: Tensor
+
+    @classmethod
+    def of(cls, task: _Task, begin: int, end: int) -> _Mask | None:
+        if task.labels is None or task.excluded is None:
+            return None
+        labels, order = task.labels[begin:end].sort()
+        return cls(labels, order, task.excluded)
+
+    def apply(self, values: Tensor, rows: Tensor) -> None:
+        """Set ``values[i, j]`` to infinity where query ``rows[i]`` excludes point ``j``."""
+        wanted = self.excluded[rows]
+        first = torch.searchsorted(self.labels, wanted)
+        counts = (torch.searchsorted(self.labels, wanted, right=True) - first).flatten()
+        total = int(counts.sum())
+        if total == 0:
+            return
+        query = torch.arange(len(rows), device=rows.device)
+        query = query.repeat_interleave(wanted.shape[1]).repeat_interleave(counts)
+        offset = torch.arange(total, device=rows.device)
+        offset -= (counts.cumsum(0) - counts).repeat_interleave(counts)
+        values[query, self.order[first.flatten().repeat_interleave(counts) + offset]] = torch.inf
+
+
+def check_match(queries: Rows, points: Rows) -> None:
+    """Refuse to compare rows of different shapes, or bytes with real numbers.
+
+    Raises:
+        ValueError: If the shapes differ, or one is uint8 and the other is not.
+    """
+    if queries.shape != points.shape:
+        raise ValueError(
+            f"queries and points must have rows of one shape, got {queries.shape} and "
+            f"{points.shape}."
+        )
+    if (queries.dtype == torch.uint8) != (points.dtype == torch.uint8):
+        raise ValueError(
+            f"queries and points must both be uint8 or both floating point, got {queries.dtype} "
+            f"and {points.dtype}: bring both to one range."
+        )
