@@ -127,7 +127,11 @@ def test_fitted_rate_recovers_a_planted_law():
     torch.testing.assert_close(rate.constant, torch.full((3,), 3.0).double(), rtol=1e-6, atol=0)
     inside = ((times >= 1e-3) & (times <= 1e-1)).sum()
     assert (rate.points == inside).all() and rate.standard_error.max() < 1e-7
-    # Distances at the rounding of the limit are left out, and too few of them give NaN.
+    # Distances near the rounding of the limit are left out, and too few of them give NaN.
+    late = convergence_rate(times, trajectory, limit, process, window=(1e-6, 1e-4))
+    floor = 1e4 * torch.finfo(torch.float64).eps * limit[2].norm()
+    kept = ((times >= 1e-6 * (1 - 1e-9)) & (times <= 1e-4)) & (distance[:, 2] > floor)
+    assert late.points[2] == kept.sum() < late.points[1]
     rounded = convergence_rate(times, trajectory.round(decimals=4), limit, process, (1e-6, 1e-4))
     assert rounded.points[2] == 0 and math.isnan(rounded.slope[2])
 

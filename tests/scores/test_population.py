@@ -335,5 +335,7 @@ def test_bad_inputs_are_named():
         law(x, 0.5, torch.zeros(3))
     with pytest.raises(ValueError, match="from 0 to 2"):
         law(x, 0.5, torch.tensor([0, 1, 3]))
+    with pytest.raises(ValueError, match="not a function of a training set"):
+        law.residual(x, 0.5, exclude=torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="num must be"):
         law.sample_data(0, torch.Generator())

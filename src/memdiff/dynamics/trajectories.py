@@ -192,7 +192,8 @@ def level_times(
     times = _check_times(times, weights).to(weights.device)
     top = (weights.amax(dim=2) if weights.ndim == 3 else weights).to(torch.float64)
     step = torch.arange(1, len(times) + 1, device=top.device)[:, None]
-    below = ((top < level) * step).amax(dim=0) - 1  # last time below, -1 for never
+    # Last time below the level; -1 for never, which interpolates to the first time.
+    below = ((top < level) * step).amax(dim=0) - 1
     before, after = below.clamp_min(0), (below + 1).clamp_max(len(times) - 1)
     column = torch.arange(top.shape[1], device=top.device)
     low, high = top[before, column], top[after, column]
@@ -202,7 +203,6 @@ def level_times(
     tiny = torch.finfo(torch.float64).tiny
     logarithmic = (start.log() + fraction * (end.clamp_min(tiny) / start).log()).exp()
     passed = torch.where(end > 0, logarithmic, start + fraction * (end - start))
-    passed = torch.where(below < 0, ratio[0], passed)
     # Rounding must not push the first recorded ratio above the one of t_max.
     time = process.time_at_ratio(passed.clamp_max(float(ratio[0])))
     never = below == len(times) - 1

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from memdiff.processes import ForwardProcess
 from memdiff.scores.base import Score, expand_time
+from memdiff.scores.spectra import as_floating, check_finite, covariance_spectra
 
 __all__ = ["GaussianMixtureScore", "GaussianScore"]
 
@@ -92,9 +93,9 @@ class GaussianMixtureScore(Score):
             raise ValueError(
                 f"means must have shape (K, *S) with K and S not empty, got {tuple(means.shape)}."
             )
-        _check_finite("means", means)
+        check_finite("means", means)
         log_weights = _log_weights(weights, means.shape[0])
-        eigenvalues, eigenvectors = _spectra(covariances, means)
+        eigenvalues, eigenvectors = covariance_spectra(covariances, means)
         # First, because the dtype of a score is that of its first buffer.
         self.register_buffer("means", means.detach().clone())
         self.register_buffer("log_weights", log_weights.to(means.device))
@@ -129,12 +130,21 @@ class GaussianMixtureScore(Score):
         """
         return self._blocks(x, t, y, lambda at: at.average(-at.z / at.total)).reshape(x.shape)
 
-    def residual(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
+    def residual(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        y: Tensor | None = None,
+        *,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
         r"""The residual :math:`\sigma^2 s(x, t)`, like ``x``; finite at :math:`\sigma = 0` too.
 
         At :math:`\sigma = 0` it is minus the part of ``x`` outside the support of the nearest
         component, its limit as :math:`\sigma \to 0`.
         """
+        if exclude is not None:  # refused: a population has no training points
+            return super().residual(x, t, y, exclude=exclude)
         values = self._blocks(x, t, y, lambda at: at.average(-(at.variance / at.total) * at.z))
         return values.reshape(x.shape)
 
@@ -312,7 +322,7 @@ class GaussianScore(GaussianMixtureScore):
         process: ForwardProcess,
     ) -> None:
         mean = torch.as_tensor(mean)
-        covariance = _as_floating(covariance)
+        covariance = as_floating(covariance)
         if mean.ndim < 1:
             raise ValueError("mean must have a shape S of at least one axis, got a number.")
         # A full (d, d) is passed as (1, d, d) and a diagonal as (1, *S): neither is ambiguous.
@@ -375,75 +385,15 @@ class _Evaluation:
         return torch.einsum("bke,kde->bd", weighted, self.basis)
 
 
-def _as_floating(values: Tensor | Sequence[Any] | float) -> Tensor:
-    """A floating-point tensor; Python numbers keep float64."""
-    if isinstance(values, Tensor):
-        return values.detach() if values.is_floating_point() else values.to(torch.float64)
-    return torch.as_tensor(values, dtype=torch.float64)
-
-
-def _check_finite(name: str, values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
-        bad = int((~torch.isfinite(values)).sum())
-        raise ValueError(f"{name} must be finite, got {bad} NaN or infinite values.")
-
-
 def _log_weights(weights: Tensor | Sequence[float], components: int) -> Tensor:
-    weights = _as_floating(weights).to(torch.float64)
+    weights = as_floating(weights).to(torch.float64)
     if weights.shape != (components,):
         raise ValueError(
             f"weights must have shape ({components},), one a mean, got {tuple(weights.shape)}."
         )
-    _check_finite("weights", weights)
+    check_finite("weights", weights)
     if bool((weights < 0).any()) or not bool((weights > 0).any()):
         raise ValueError(
             f"weights must be non-negative and not all zero, got {weights.tolist()[:10]}."
         )
     return (weights / weights.sum()).log()
-
-
-def _spectra(
-    covariances: Tensor | Sequence[Any] | float, means: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Eigenvalues ``(K or 1, d)`` and eigenvectors ``(K or 1, d, d)``, None for diagonals."""
-    given = _as_floating(covariances)
-    _check_finite("covariances", given)
-    components, d = means.shape[0], means[0].numel()
-    full = given.shape in ((components, d, d), (d, d))
-    diagonal = given.shape in (means.shape, (components, d))
-    if full and diagonal and d > 1:
-        raise ValueError(
-            f"covariances with shape {tuple(given.shape)} for {components} means could be one "
-            f"full covariance or {components} diagonal ones: pass ({components}, {d}, {d}), "
-            f"made by covariance.expand({components}, -1, -1) or torch.diag_embed(variances)."
-        )
-    if diagonal or given.shape in ((), (components,)):
-        variances = given.to(torch.float64)
-        if bool((variances < 0).any()):
-            raise ValueError(
-                f"covariances given as variances must be non-negative, got {float(given.min()):g}."
-            )
-        if diagonal:
-            return variances.reshape(components, d), None
-        return variances.reshape(-1, 1).expand(components, d).contiguous(), None
-    if not full:
-        raise ValueError(
-            f"covariances must have shape ({components}, {d}, {d}), ({d}, {d}), "
-            f"{tuple(means.shape)}, ({components}, {d}), ({components},) or be one number, "
-            f"got {tuple(given.shape)}."
-        )
-    matrices = given.to(torch.float64).reshape(-1, d, d)
-    epsilon = torch.finfo(given.dtype).eps
-    size = matrices.abs().amax(dim=(1, 2), keepdim=True)
-    if bool(((matrices - matrices.mT).abs() > 100 * epsilon * size).any()):
-        raise ValueError(
-            "covariances must be symmetric, got a matrix that differs from its transpose: "
-            "pass (C + C.mT) / 2 if the difference is rounding."
-        )
-    values, vectors = torch.linalg.eigh(0.5 * (matrices + matrices.mT))
-    tolerance = d * epsilon * values.abs().amax(dim=1, keepdim=True)
-    if bool((values < -10 * tolerance).any()):
-        raise ValueError(
-            f"covariances must be positive semi-definite, got eigenvalue {float(values.min()):g}."
-        )
-    return torch.where(values > tolerance, values, torch.zeros_like(values)), vectors
