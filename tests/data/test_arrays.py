@@ -50,6 +50,12 @@ def test_a_few_wild_values_do_not_change_the_range():
     assert from_array(values).encoding == "signed"
 
 
+def test_the_range_of_a_large_set_is_not_read_off_its_border():
+    values = np.zeros((1_000_001, 1, 2), dtype=np.float32)
+    values[..., 1] = 200.0
+    assert from_array(values).encoding == "byte"
+
+
 @given(
     low=st.floats(-1e3, 1e3),
     width=st.floats(1e-3, 1e4),

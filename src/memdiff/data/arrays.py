@@ -234,9 +234,9 @@ def _observed_encoding(x: Tensor) -> Encoding:
 
     Generated pixels overshoot, so the bounds are loose; a few wild values do not count.
     """
-    flat = x.reshape(-1)
-    sample = flat[:: max(1, flat.numel() // 1_000_000)].to(torch.float64).numpy()
-    low, high = np.quantile(sample, [0.001, 0.999])
+    # Whole points, not every k-th value: those could all fall on the border of the images.
+    points = x[:: max(1, x.numel() // 1_000_000)]
+    low, high = np.quantile(points.to(torch.float64).numpy(), [0.001, 0.999])
     if high > 8.0:
         return "byte" if low >= -32.0 and high <= 300.0 else "free"
     if low >= -0.25 and high <= 1.5:

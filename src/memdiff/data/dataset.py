@@ -181,7 +181,7 @@ class Dataset:
             raise ValueError(
                 f"index {int(outside[0])} is outside {self.title}, which has {count} points."
             )
-        return chosen % count
+        return chosen
 
     def split(self, size: float | int, *, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Two disjoint random parts that together are the whole set.
