@@ -18,6 +18,7 @@ from memdiff.scores.empirical_bayes import EmpiricalBayes
 from memdiff.scores.population import GaussianMixtureScore, GaussianScore
 from memdiff.scores.regularised import RegularisedScore
 from memdiff.scores.smoothed import Smoothed
+from memdiff.scores.stopped import Stopped
 from memdiff.scores.tempered import (
     CollapseTemperature,
     InverseTemperature,
@@ -41,6 +42,7 @@ __all__ = [
     "RegularisedScore",
     "Score",
     "Smoothed",
+    "Stopped",
     "TemperatureRule",
     "Tempered",
     "Tikhonov",

@@ -36,6 +36,8 @@ class EmpiricalBayes(RegularisedScore):
             :math:`p^N_t`, which for a floor of order ``1/N`` is the consistent choice.
             ``"kernel_sum"``: :math:`\sum_n \exp(-|x - m x_n|^2 / (2 \sigma^2))`, without ``1/N``
             and :math:`(2 \pi \sigma^2)^{-d/2}`; the one behind the published curve.
+        log_floor: :math:`\log \varepsilon`, in place of ``floor``: in high dimension both
+            conventions leave the range of floating point.
 
     Raises:
         ValueError: If ``floor`` or ``convention`` is out of range.
@@ -46,20 +48,28 @@ class EmpiricalBayes(RegularisedScore):
     def __init__(
         self,
         score: EmpiricalScore,
-        floor: float,
+        floor: float | None = None,
         convention: Literal["density", "kernel_sum"] = "density",
+        *,
+        log_floor: float | None = None,
     ) -> None:
         if not isinstance(score, EmpiricalScore):
             raise ValueError(
                 f"score must be an EmpiricalScore, whose density is known, got "
                 f"{type(score).__name__}: regularise the other way round."
             )
-        if not 0 <= floor < math.inf:
+        if (floor is None) == (log_floor is None):
+            raise ValueError("pass either floor or log_floor to EmpiricalBayes.")
+        if floor is not None and not 0 <= floor < math.inf:
             raise ValueError(f"floor must be finite and non-negative, got {floor}.")
+        if log_floor is None:
+            log_floor = math.log(floor) if floor else -math.inf
+        if math.isnan(log_floor) or log_floor == math.inf:
+            raise ValueError(f"log_floor must be below infinity, got {log_floor}.")
         if convention not in ("density", "kernel_sum"):
             raise ValueError(f"convention must be 'density' or 'kernel_sum', got {convention!r}.")
         super().__init__(score)
-        self.floor = float(floor)
+        self.log_floor = float(log_floor)
         self.convention = convention
 
     def residual(  # noqa: D102
@@ -71,7 +81,7 @@ class EmpiricalBayes(RegularisedScore):
         exclude: Tensor | None = None,
     ) -> Tensor:
         posterior = self.score.posterior(x, t, y, exclude=exclude)
-        if self.floor == 0.0:
+        if self.log_floor == -math.inf:
             return posterior.residual
         log_value = posterior.log_density
         if self.convention == "kernel_sum":
@@ -79,9 +89,9 @@ class EmpiricalBayes(RegularisedScore):
             dimension = x[0].numel()
             log_value = log_value + 0.5 * dimension * (2 * math.pi * variance).log()
             log_value = log_value + math.log(self.score.num_points)
-        factor = (log_value - math.log(self.floor)).clamp_max(0.0).exp()
+        factor = (log_value - self.log_floor).clamp_max(0.0).exp()
         residual = posterior.residual.to(torch.float64) * per_sample(factor, x)
         return residual.to(x.dtype)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"floor={self.floor:g}, convention={self.convention!r}"
+        return f"log_floor={self.log_floor:g}, convention={self.convention!r}"
