@@ -162,7 +162,9 @@ class LogTime(AdaptiveSampler):
     Args:
         rtol: Relative tolerance, at least 1e-14.
         atol: Absolute tolerance, positive.
-        max_step: Largest step in :math:`\ell`.
+        max_step: Largest step in :math:`\ell`. The default keeps the rate of approach to the
+            data to 1e-5 where the distance to it is far below ``atol``, which alone would let
+            the step grow to the edge of stability.
         first_step: First step in :math:`\ell`; chosen for each sample if None.
         save: Number of recorded times, at least 2.
 
@@ -174,6 +176,8 @@ class LogTime(AdaptiveSampler):
     """
 
     ratio_end: ClassVar[float] = 1e-8
+
+    max_step: float = 0.5
 
     def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:  # noqa: D102
         return -process.ratio(t).log()

@@ -122,9 +122,9 @@ def sample(
         ...     def residual(self, x, t, y=None):
         ...         return 3.0 - x
         ...     forward = Score.score_from_residual
-        >>> sample(OnePoint(VE()), shape=(1,), num=2, sampler=LogTime()).x
-        tensor([[3.0000],
-                [3.0000]])
+        >>> x = sample(OnePoint(VE()), shape=(1,), num=2, sampler=LogTime()).x
+        >>> (x - 3.0).abs().max() < 1e-6
+        tensor(True)
     """
     if not isinstance(sampler, Sampler):
         raise ValueError(
