@@ -24,7 +24,7 @@ from memdiff.experiments.experiment import (
     check_preset,
 )
 from memdiff.experiments.store import Finished, Store, settings_key
-from memdiff.report.provenance import provenance
+from memdiff.provenance import provenance
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
 
