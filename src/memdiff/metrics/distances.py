@@ -1,0 +1,189 @@
+"""The neighbours that the metrics share: searched for when first asked, and once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memdiff.neighbors import (
+    MEMORY_LIMIT,
+    DuplicateGroups,
+    Neighbors,
+    RowData,
+    Rows,
+    duplicate_groups,
+    nearest,
+    nearest_distinct,
+)
+
+__all__ = ["Distances"]
+
+
+class Distances:
+    """Exact neighbours between generated, training and held-out points.
+
+    Every metric takes either the three sets or one of these; passing one to several metrics
+    spares the searches that they share.
+
+    Args:
+        generated: Generated samples ``(M, *S)``, in any storage that
+            :func:`memdiff.neighbors.nearest` takes.
+        train: Training points ``(N, *S)``, at least 2.
+        heldout: Held-out points ``(H, *S)`` from the law of the training points, or None.
+        metric: ``"euclidean"`` or ``"cosine"``.
+        tolerance: Distance (always Euclidean) up to which training points count as duplicates of
+            each other; 0 groups identical rows only.
+        memory_limit: Bytes that a search allocates, at most.
+
+    Raises:
+        ValueError: If a set is empty, there are fewer than 2 training points, or shapes differ.
+
+    Example:
+        >>> train = torch.tensor([[0.0], [1.0], [4.0]])
+        >>> distances = Distances(generated=torch.tensor([[0.9]]), train=train)
+        >>> found = distances.to_train("generated", 2)
+        >>> found.indices.tolist()
+        [[1, 0]]
+    """
+
+    def __init__(
+        self,
+        *,
+        generated: RowData,
+        train: RowData,
+        heldout: RowData | None = None,
+        metric: str = "euclidean",
+        tolerance: float = 0.0,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self._sets: dict[str, RowData] = {"generated": generated, "train": train}
+        if heldout is not None:
+            self._sets["heldout"] = heldout
+        self._rows = {name: Rows(data, name) for name, data in self._sets.items()}
+        shape = self._rows["train"].shape
+        for name, rows in self._rows.items():
+            if rows.shape != shape:
+                raise ValueError(
+                    f"{name} must have rows of the shape of train {shape}, got {rows.shape}."
+                )
+        if len(self._rows["train"]) < 2:
+            raise ValueError(
+                "train must hold at least 2 points, got 1: no distance has a scale to compare "
+                "with."
+            )
+        self.metric = metric
+        self.tolerance = tolerance
+        self.memory_limit = memory_limit
+        self._found: dict[tuple[str, str, bool], Neighbors] = {}
+        self._groups: DuplicateGroups | None = None
+
+    @classmethod
+    def resolve(
+        cls,
+        distances: Distances | None,
+        generated: RowData | None,
+        train: RowData | None,
+        heldout: RowData | None,
+        *,
+        metric: str = "euclidean",
+    ) -> Distances:
+        """What a metric was given: ready distances, or the sets to search.
+
+        Raises:
+            ValueError: If both or neither were given, or the distances are of another metric.
+        """
+        if distances is None:
+            if generated is None or train is None:
+                raise ValueError(
+                    "generated and train must both be given (or distances in their place), got "
+                    f"generated={type(generated).__name__} and train={type(train).__name__}."
+                )
+            return cls(generated=generated, train=train, heldout=heldout, metric=metric)
+        if any(data is not None for data in (generated, train, heldout)):
+            raise ValueError(
+                "distances must not be combined with generated, train or heldout: they hold "
+                "their own."
+            )
+        if distances.metric != metric:
+            raise ValueError(
+                f"distances must have metric={metric!r} for this measurement, got "
+                f"{distances.metric!r}: build Distances with that metric."
+            )
+        return distances
+
+    def size(self, name: str) -> int:
+        """Number of points of ``"generated"``, ``"train"`` or ``"heldout"`` (0 if not given)."""
+        return len(self._rows[name]) if name in self._rows else 0
+
+    @property
+    def has_heldout(self) -> bool:
+        """Whether held-out points were given."""
+        return "heldout" in self._sets
+
+    def require_heldout(self, metric: str) -> None:
+        """Refuse to go on without held-out points, in the name of ``metric``."""
+        if not self.has_heldout:
+            raise ValueError(
+                f"heldout must be given for {metric}, got None: pass points of the law of train "
+                f"that the model has not seen."
+            )
+
+    @property
+    def groups(self) -> DuplicateGroups:
+        """Duplicates among the training points."""
+        if self._groups is None:
+            self._groups = duplicate_groups(
+                self._sets["train"], self.tolerance, memory_limit=self.memory_limit
+            )
+        return self._groups
+
+    def to_train(self, name: str, k: int = 1, *, distinct: bool = False) -> Neighbors:
+        """The ``k`` nearest training points of each point of a set.
+
+        Args:
+            name: ``"generated"``, ``"heldout"``, or ``"train"`` for leave-one-out neighbours.
+            k: Number of neighbours.
+            distinct: Whether the neighbours must come from different groups of duplicates; then
+                a training point leaves out its own group.
+
+        Returns:
+            Neighbors with at least ``k`` columns cut to ``k``.
+        """
+        return self._neighbors(name, "train", k, distinct)
+
+    def to_heldout(self, name: str, k: int = 1) -> Neighbors:
+        """The ``k`` nearest held-out points; for ``"heldout"`` itself, leave-one-out."""
+        return self._neighbors(name, "heldout", k, False)
+
+    def _neighbors(self, name: str, target: str, k: int, distinct: bool) -> Neighbors:
+        distinct = distinct and self.groups.num_redundant > 0
+        key = (name, target, distinct)
+        found = self._found.get(key)
+        if found is None or found.distances.shape[1] < k:
+            found = self._found[key] = self._search(name, target, k, distinct)
+        return Neighbors(found.distances[:, :k], found.indices[:, :k])
+
+    def _search(self, name: str, target: str, k: int, distinct: bool) -> Neighbors:
+        queries, points = self._sets[name], self._sets[target]
+        if distinct:
+            labels = self.groups.labels
+            return nearest_distinct(
+                queries,
+                points,
+                labels,
+                k,
+                metric=self.metric,
+                exclude=labels if name == target else None,
+                memory_limit=self.memory_limit,
+            )
+        exclude: Tensor | None = None
+        if name == target:
+            exclude = torch.arange(self.size(name))
+        return nearest(
+            queries,
+            points,
+            k,
+            metric=self.metric,
+            exclude=exclude,
+            memory_limit=self.memory_limit,
+        )
