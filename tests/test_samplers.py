@@ -164,10 +164,10 @@ def test_adaptive_error_follows_the_tolerance(sampler, process):
     score = Gaussian([0.01, 1.0, 3.0], process)
     t_end = float(process.time_at_ratio(1e-2))
     exact = score.flow(latents_of(), t_end)
-    for tolerance in (1e-4, 1e-7, 1e-10):
+    for tolerance in (1e-7, 1e-10):
         tight = replace(sampler, rtol=tolerance, atol=tolerance)
         x = sample(score, latents_of(), sampler=tight, t_end=t_end).x
-        assert (x - exact).abs().max() <= 30 * tolerance
+        assert (x - exact).abs().max() <= 10 * tolerance
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=named)
@@ -397,7 +397,7 @@ def test_recorded_points_are_on_the_flow(sampler, process):
     result = sample(
         score,
         latents_of(),
-        sampler=sampler(rtol=1e-9, atol=1e-9, save=33),
+        sampler=sampler(rtol=1e-9, atol=1e-9, save=33, first_step=1e3, max_step=math.inf),
         t_end=float(process.time_at_ratio(1e-4)),
         trajectory=True,
     )
@@ -405,6 +405,7 @@ def test_recorded_points_are_on_the_flow(sampler, process):
     torch.testing.assert_close(logs.diff(), logs.diff().mean().expand(32), rtol=1e-6, atol=0)
     exact = torch.stack([score.flow(latents_of(), t) for t in result.times])
     assert (result.trajectory - exact).abs().max() < 1e-5
+    assert result.stats.rejected_steps > 0  # the first step, across all: it must leave no trace
     assert torch.equal(result.trajectory[-1], result.x)
 
 
@@ -598,7 +599,7 @@ def test_given_latents_equal_drawn_ones():
 def test_conditions_follow_their_samples(sampler):
     """Catches conditions that go astray in chunks or when finished samples leave the batch."""
     score = TwoModes(VE(), variance=1e-4)
-    y = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])
+    y = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
     spread = torch.tensor([1.0, 1e-3, 5.0, 0.1, 2.0], dtype=torch.float64)[:, None]
     latents = spread * latents_of(5)
     result = sample(score, latents, y=y, sampler=sampler, batch_size=3)
