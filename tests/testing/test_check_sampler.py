@@ -114,7 +114,7 @@ class CommonStep(RK45):
 
 
 @dataclass(frozen=True)
-class ChangesItsLatents(Euler):
+class ShiftsItsTrajectory(Euler):
     def integrate(self, flow, x, t_end, noise, **options):
         path = super().integrate(flow, x, t_end, noise, **options)
         return replace(path, trajectory=None if path.trajectory is None else path.trajectory + 1)
@@ -139,13 +139,6 @@ class NotFrozen:
     steps: int = 1
 
 
-class NoDataclass(FixedStepSampler):
-    order = 1
-
-    def step(self, flow, x, t, t_next, noise):
-        return x
-
-
 @dataclass(frozen=True)
 class StandsStill(FixedStepSampler):
     order: ClassVar[int] = 1
@@ -166,7 +159,7 @@ class StandsStill(FixedStepSampler):
         (NoiseOfStandardDeviationDt(8), "declares order 1|marginal variance"),
         (SharedNoise(8), "declares stochastic = True"),
         (CommonStep(), "must not depend on"),
-        (ChangesItsLatents(8), "start at x"),
+        (ShiftsItsTrajectory(8), "start at x"),
         (StopsEarly(8), "must go from t_max"),
         (StateInFloat32(8), "float64 trajectory"),
         (StandsStill(8), "evaluate the score|another seed|declares order"),
