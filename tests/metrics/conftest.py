@@ -13,11 +13,14 @@ class Planted:
         self.train = self.fresh()
         self.heldout = self.fresh()
 
+    def _size(self, size):
+        return self.size if size is None else size
+
     def fresh(self, size=None):
-        return torch.randn(size or self.size, self.dimension, generator=self.generator)
+        return torch.randn(self._size(size), self.dimension, generator=self.generator)
 
     def copies(self, size=None):
-        index = torch.randint(self.size, (size or self.size,), generator=self.generator)
+        index = torch.randint(self.size, (self._size(size),), generator=self.generator)
         return self.train[index]
 
     def mixed(self, share):
