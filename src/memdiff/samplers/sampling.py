@@ -74,6 +74,7 @@ def sample(
     sampler: Sampler = Heun(steps=40),  # noqa: B008  (frozen)
     t_end: float | None = None,
     seed: int = 0,
+    start: int = 0,
     y: Tensor | None = None,
     trajectory: bool = False,
     batch_size: int | None = None,
@@ -97,6 +98,7 @@ def sample(
             sampler's ``ratio_end``: 0 for ``Euler``, ``Heun``, ``DDIM``; 1e-3 for ``RK45``,
             ``EulerMaruyama``; 1e-8 for ``LogTime``.
         seed: Non-negative seed of the latents and of the noise of a stochastic sampler.
+        start: Index of the first sample in a larger run: a run may be made in parts, in any order.
         y: Conditions with shape ``(B,)`` or ``(B, k)``, one a sample.
         trajectory: Whether to record the paths (``K + 1`` times the memory of the samples, in
             float64).
@@ -131,6 +133,7 @@ def sample(
             f"sampler must be a memdiff.samplers.Sampler such as Heun(steps=40), got {sampler!r}."
         )
     _check_integer("seed", seed, 0)
+    _check_integer("start", start, 0)
     process = score.process
     t_end = _resolve_end(process, sampler, t_end)
     num, shape = _resolve_shape(score, latents, num, shape)
@@ -148,15 +151,15 @@ def sample(
     flows: list[ReverseFlow] = []
     paths: list[Path] = []
     results: list[Tensor] = []
-    for start in range(0, num, batch_size or num):
-        stop = min(start + (batch_size or num), num)
+    for first in range(0, num, batch_size or num):
+        stop = min(first + (batch_size or num), num)
         if latents is None:
-            batch = draw_latents(stop - start, shape, seed=seed, dtype=dtype, start=start)
-            batch = batch.to(device)
+            drawn = (stop - first, shape)
+            batch = draw_latents(*drawn, seed=seed, dtype=dtype, start=start + first).to(device)
         else:
-            batch = latents[start:stop].detach()
-        flow = ReverseFlow(score, None if y is None else y[start:stop].to(device))
-        noise = SeededBrownianMotion(seed, range(start, stop), shape, device)
+            batch = latents[first:stop].detach()
+        flow = ReverseFlow(score, None if y is None else y[first:stop].to(device))
+        noise = SeededBrownianMotion(seed, range(start + first, start + stop), shape, device)
         with torch.no_grad():
             path = sampler.integrate(
                 flow,
@@ -164,7 +167,7 @@ def sample(
                 t_end,
                 noise,
                 trajectory=trajectory,
-                report=_batch_report(progress, start, stop, num),
+                report=_batch_report(progress, first, stop, num),
             )
         flows.append(flow)
         paths.append(path)

@@ -48,6 +48,9 @@ class CollapseTemperature(TemperatureRule):
 
     collapse: float
 
+    def __post_init__(self) -> None:
+        _require_positive(collapse=self.collapse)
+
     def __call__(self, ratio: Tensor) -> Tensor:  # noqa: D102
         return (self.collapse / ratio.clamp_min(1e-150)).clamp_min(1.0)
 
@@ -63,6 +66,9 @@ class InverseTemperature(TemperatureRule):
 
     constant: float
     collapse: float
+
+    def __post_init__(self) -> None:
+        _require_positive(constant=self.constant, collapse=self.collapse)
 
     def __call__(self, ratio: Tensor) -> Tensor:  # noqa: D102
         tempered = (self.constant / ratio.clamp_min(1e-150)).clamp_min(1.0)
@@ -110,3 +116,9 @@ class Tempered(RegularisedScore):
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"temperature={self.temperature}"
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}.")

@@ -1,0 +1,372 @@
+r"""Generation without training: samples of a regularised empirical score.
+
+The closed form of :mod:`memdiff.scores` is a generative model of its own. Unregularised it
+returns its training data, which makes it a positive control; regularised, with a strength that
+leave-one-out selection chooses, it draws new points from a smoothed training set.
+
+The data are centred first, and every noise level is in units of the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from memdiff.data import Dataset, load, save_arrays, write_json
+from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+from memdiff.provenance import provenance
+from memdiff.samplers import (
+    DDIM,
+    RK45,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    LogTime,
+    Sampler,
+    sample,
+)
+from memdiff.scores import (
+    EmpiricalScore,
+    Score,
+    leave_one_out_likelihood,
+    scott_bandwidth,
+    silverman_bandwidth,
+)
+from memdiff.selection import EARLY_STOP, FAMILIES, TEMPERATURE, Family, Selection, regularised
+
+__all__ = [
+    "PROCESSES",
+    "REGULARIZERS",
+    "SAMPLERS",
+    "STOPPING_RULES",
+    "Generated",
+    "GenerationSettings",
+    "generate",
+    "generate_to_file",
+]
+
+REGULARIZERS = ("none", *(family.name for family in FAMILIES))
+PROCESSES = ("edm", "ve", "vp", "linear")
+SAMPLERS = ("heun", "euler", "ddim", "rk45", "logtime", "sde")
+STOPPING_RULES: dict[str, Callable[[EmpiricalScore], float]] = {
+    "silverman": lambda score: silverman_bandwidth(score.data),
+    "scott": lambda score: scott_bandwidth(score.data),
+    "likelihood": lambda score: leave_one_out_likelihood(score).best,
+}
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    r"""What :func:`generate` does.
+
+    Attributes:
+        regularizer: One of :data:`REGULARIZERS`.
+        strength: A number in the units of the regulariser (see ``memdiff.selection``), ``"auto"``
+            for leave-one-out selection, or for ``early-stop`` a rule of :data:`STOPPING_RULES`.
+        num: Number of samples.
+        process: One of :data:`PROCESSES`. ``"edm"`` spans 0.002/0.5 to 80/0.5 standard deviations
+            of the data (the levels of Karras et al. for their data of deviation 0.5); the others
+            have the constants of the paper, in units of the data.
+        sampler: One of :data:`SAMPLERS`; ``"sde"`` is Euler-Maruyama with eta = 1.
+        steps: Steps of a fixed-step sampler; the tolerance of an adaptive one is 1e-5.
+        t_end: Final time; None for that of the sampler, or of ``early-stop``.
+        seed: Seed of latents, noise and selection. Sample ``i`` depends on it and on ``i`` alone.
+        batch_size: Samples integrated together; also the unit in which a run resumes.
+    """
+
+    regularizer: str = "none"
+    strength: float | str = "auto"
+    num: int = 100
+    process: str = "edm"
+    sampler: str = "heun"
+    steps: int = 40
+    t_end: float | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("regularizer", self.regularizer, REGULARIZERS),
+            ("process", self.process, PROCESSES),
+            ("sampler", self.sampler, SAMPLERS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")
+        for name, count in (("num", self.num), ("batch_size", self.batch_size)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}.")
+        if isinstance(self.strength, str):
+            words = ["auto", *(STOPPING_RULES if self.regularizer == EARLY_STOP.name else ())]
+            if self.strength not in words:
+                raise ValueError(
+                    f"strength must be a number or {' or '.join(words)} for the regularizer "
+                    f"{self.regularizer}, got {self.strength!r}."
+                )
+        elif self.regularizer == "none":
+            raise ValueError(
+                f"strength {self.strength:g} was given with no regularizer: name one of "
+                f"{', '.join(REGULARIZERS[1:])}."
+            )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Samples and how they were made.
+
+    Attributes:
+        x: Samples with shape ``(num, *S)``, in the units and dtype of the training data.
+        settings: The settings that were asked for.
+        resolved: What they came to: strength, process, sampler, final time, seconds, ...
+        selection: The leave-one-out curve behind ``strength="auto"``, or None.
+    """
+
+    x: Tensor
+    settings: GenerationSettings
+    resolved: dict[str, Any]
+    selection: Selection | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A score ready to sample from, in centred coordinates."""
+
+    score: Score
+    sampler: Sampler
+    t_end: float | None
+    centre: Tensor
+    strength: float | None
+    selection: Selection | None
+    warnings: tuple[str, ...]
+
+
+def generate(
+    train: Dataset,
+    settings: GenerationSettings,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Generated:
+    """Draw samples of a regularised empirical score.
+
+    Args:
+        train: Training data.
+        settings: What to do.
+        device: Where to compute.
+        progress: Receives (stage, done, total).
+
+    Returns:
+        The samples, on the CPU.
+
+    Raises:
+        ValueError: If the settings do not fit the data (one point where a selection needs two, a
+            strength out of range).
+    """
+    model = _prepare(train, settings, device, progress)
+    parts = [
+        _sample_batch(model, settings, start, device, progress)
+        for start in range(0, settings.num, settings.batch_size)
+    ]
+    return _collect(train, settings, model, parts)
+
+
+def generate_to_file(
+    train: Dataset,
+    settings: GenerationSettings,
+    out: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Generated:
+    """As :func:`generate`, into ``out`` (``.npz``, array ``x``) with the settings beside it.
+
+    ``out`` with the suffix ``.json`` holds the settings, what they came to, the selection curve
+    and the provenance. Finished batches are kept in ``out`` with the suffix ``.partial`` until
+    the end: the same call after an interruption goes on where it stopped.
+
+    Raises:
+        ValueError: If ``out`` does not end in ``.npz``, or as :func:`generate`.
+    """
+    out = Path(out)
+    if out.suffix != ".npz":
+        raise ValueError(f"out must name a .npz file, got {str(out)!r}.")
+    if out.is_dir():
+        raise ValueError(f"out {str(out)!r} is a folder: give the name of a .npz file in it.")
+    partial = out.with_suffix(".partial")
+    key = _key(train, settings)
+    model = _prepare(train, settings, device, progress)
+    parts = []
+    for start in range(0, settings.num, settings.batch_size):
+        path = partial / f"{key}-{start}.npz"
+        if path.is_file():
+            parts.append(load(path, key="x").x)
+            continue
+        parts.append(_sample_batch(model, settings, start, device, progress))
+        if settings.num > settings.batch_size:
+            save_arrays(path, x=parts[-1], encoding="free")
+    result = _collect(train, settings, model, parts)
+    save_arrays(out, x=result.x, encoding=train.encoding)
+    write_json(
+        out.with_suffix(".json"),
+        {
+            "schema": 1,
+            "settings": asdict(settings),
+            "resolved": result.resolved,
+            "selection": None if result.selection is None else result.selection.to_dict(),
+            "warnings": list(result.warnings),
+            "train": {"source": train.source, "sha256": train.sha256, "points": len(train)},
+            "provenance": provenance(seed=settings.seed),
+        },
+    )
+    if partial.is_dir():
+        for path in partial.glob(f"{key}-*.npz"):
+            path.unlink()
+        if not any(partial.iterdir()):
+            partial.rmdir()
+    return result
+
+
+def _key(train: Dataset, settings: GenerationSettings) -> str:
+    """Names a run: batches of other settings or data must not be taken for its own."""
+    text = json.dumps([asdict(settings), train.sha256], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _prepare(
+    train: Dataset,
+    settings: GenerationSettings,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> _Model:
+    data = train.x.to(torch.float64)
+    centre = data.mean(0)
+    centred = (data - centre).to(train.x.dtype).to(device)
+    scale = float(centred.to(torch.float64).pow(2).mean().sqrt())
+    process = _process(settings.process, scale)
+    empirical = EmpiricalScore(centred, process)
+    warnings = []
+    spread = float(process.ratio(process.t_max)) / scale if scale > 0 else float("inf")
+    if spread < 2:
+        warnings.append(
+            f"sampling starts at {spread:.2g} standard deviations of the data, where the noised "
+            "data still differ from the start of the sampler: use the process edm, or scale the "
+            "data down."
+        )
+    score: Score = empirical
+    strength: float | None = None
+    selection: Selection | None = None
+    t_end = settings.t_end
+    if settings.regularizer != "none":
+        family = _family(settings.regularizer)
+        asked = settings.strength
+        if isinstance(asked, str) and asked in STOPPING_RULES:
+            asked = STOPPING_RULES[asked](empirical)
+        score, strength, selection = regularised(
+            empirical,
+            family,
+            "auto" if isinstance(asked, str) else asked,
+            seed=settings.seed,
+            progress=None if progress is None else lambda i, n: progress("selection", i, n),
+        )
+        if selection is not None and selection.at_edge:
+            warnings.append(
+                f"the selected strength {strength:.4g} is at the edge of its grid: the loss may "
+                "have its minimum outside."
+            )
+        if family is TEMPERATURE and t_end is None:
+            warnings.append(
+                "a temperature, also by the published rule per level, only delays the collapse "
+                "onto training points as sigma goes to 0: stop at a positive t_end, or use "
+                "another regularizer."
+            )
+        if family is EARLY_STOP:
+            score = empirical
+            t_end = float(process.time_at_ratio(strength)) if t_end is None else t_end
+    return _Model(
+        score=score,
+        sampler=_sampler(settings),
+        t_end=t_end,
+        centre=centre,
+        strength=strength,
+        selection=selection,
+        warnings=tuple(warnings),
+    )
+
+
+def _sample_batch(
+    model: _Model,
+    settings: GenerationSettings,
+    start: int,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> Tensor:
+    """Samples ``start, start + 1, ...`` of the run, in the units of the data, on the CPU."""
+    num = min(settings.batch_size, settings.num - start)
+    result = sample(
+        model.score,
+        num=num,
+        sampler=model.sampler,
+        t_end=model.t_end,
+        seed=settings.seed,
+        start=start,
+        progress=None
+        if progress is None
+        else lambda done, _: progress("sampling", start + done, settings.num),
+    )
+    process = model.score.process
+    m = float(process.scale(result.times[-1]))
+    x = result.x.to(device="cpu", dtype=torch.float64) / m + model.centre
+    return x.to(result.x.dtype)
+
+
+def _collect(
+    train: Dataset, settings: GenerationSettings, model: _Model, parts: list[Tensor]
+) -> Generated:
+    process = model.score.process
+    resolved = {
+        "score": type(model.score).__name__,
+        "strength": model.strength,
+        "parameter": None
+        if settings.regularizer == "none"
+        else _family(settings.regularizer).parameter,
+        "process": repr(process),
+        "sampler": repr(model.sampler),
+        "t_end": model.t_end,
+        "shape": list(train.shape),
+        "num": settings.num,
+    }
+    return Generated(torch.cat(parts), settings, resolved, model.selection, model.warnings)
+
+
+def _family(name: str) -> Family:
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def _process(name: str, scale: float) -> ForwardProcess:
+    if name == "edm":
+        unit = scale / 0.5 if scale > 0 else 1.0
+        return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
+    kinds: dict[str, type[ForwardProcess]] = {"ve": VE, "vp": VP, "linear": LinearInterpolant}
+    return kinds[name]()
+
+
+def _sampler(settings: GenerationSettings) -> Sampler:
+    steps = settings.steps
+    samplers: dict[Literal["heun"] | str, Callable[[], Sampler]] = {
+        "heun": lambda: Heun(steps=steps),
+        "euler": lambda: Euler(steps=steps),
+        "ddim": lambda: DDIM(steps=steps),
+        "sde": lambda: EulerMaruyama(steps=steps),
+        "rk45": RK45,
+        "logtime": LogTime,
+    }
+    return samplers[settings.sampler]()
