@@ -1,5 +1,6 @@
 """Exact nearest neighbours and groups of duplicates, at any size in bounded memory."""
 
+from memdiff.neighbors.approximate import ApproximateNeighbors, nearest_approximate
 from memdiff.neighbors.duplicates import DuplicateGroups, duplicate_groups
 from memdiff.neighbors.nearest import nearest, nearest_distinct, self_nearest
 from memdiff.neighbors.rows import RowData, Rows
@@ -7,12 +8,14 @@ from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors
 
 __all__ = [
     "MEMORY_LIMIT",
+    "ApproximateNeighbors",
     "DuplicateGroups",
     "Neighbors",
     "RowData",
     "Rows",
     "duplicate_groups",
     "nearest",
+    "nearest_approximate",
     "nearest_distinct",
     "self_nearest",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RowData", "Rows"]
+__all__ = ["RowData", "Rows", "check_match"]
 
 RowData: TypeAlias = "Tensor | np.ndarray | Sequence[Tensor | np.ndarray]"
 
@@ -140,3 +140,21 @@ def _torch_dtype(shard: Tensor | np.ndarray, name: str) -> torch.dtype:
     raise ValueError(
         f"{name} must be of a floating-point dtype or uint8, got {shard.dtype}: convert it first."
     )
+
+
+def check_match(queries: Rows, points: Rows) -> None:
+    """Refuse to compare rows of different shapes, or bytes with real numbers.
+
+    Raises:
+        ValueError: If the shapes differ, or one is uint8 and the other is not.
+    """
+    if queries.shape != points.shape:
+        raise ValueError(
+            f"queries and points must have rows of one shape, got {queries.shape} and "
+            f"{points.shape}."
+        )
+    if (queries.dtype == torch.uint8) != (points.dtype == torch.uint8):
+        raise ValueError(
+            f"queries and points must both be uint8 or both floating point, got {queries.dtype} "
+            f"and {points.dtype}: bring both to one range."
+        )

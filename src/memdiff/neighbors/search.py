@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
-from memdiff.neighbors.rows import RowData, Rows
-from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, Screen, scores
+from memdiff.neighbors.exclusion import Exclusion
+from memdiff.neighbors.rows import RowData, Rows, check_match
+from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
 
@@ -76,71 +78,6 @@ class Blocks:
             pairs=max(share // row, 1),
             candidates=max(share // 80, 1),
         )
-
-
-class Candidates:
-    """Pairs of one block of queries that may belong to the ``k`` nearest.
-
-    Args:
-        norms: Norms of the queries ``(q,)``.
-        k: Number of neighbours.
-        capacity: Most candidates kept for a query. One that has more is given up: it is marked
-            in ``overflowed`` and has none.
-    """
-
-    def __init__(self, norms: Tensor, k: int, capacity: int) -> None:
-        self.k = k
-        self.capacity = capacity
-        # The k smallest upper bounds, one a group of points: the last bounds the k-th distance.
-        self._uppers = norms.new_full((len(norms), k), torch.inf)
-        self._threshold = norms.new_full((len(norms),), torch.inf)
-        self.overflowed = torch.zeros(len(norms), dtype=torch.bool, device=norms.device)
-        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._pending = 0
-        self._kept = 0
-
-    def absorb(self, screen: Screen) -> None:
-        """Take what one block of points adds."""
-        lower, upper = screen.group_bounds()
-        if self.k == 1:
-            upper = upper.amin(1, keepdim=True)
-            self._uppers = torch.minimum(self._uppers, upper)
-        else:
-            self._uppers = torch.cat([self._uppers, upper], 1).topk(
-                self.k, dim=1, largest=False, sorted=True
-            )[0]
-        self._threshold = torch.minimum(self._threshold, self._uppers[:, -1])
-        pairs = screen.pairs_below(self._threshold, lower)
-        if len(pairs[0]):
-            self._parts.append(pairs)
-            self._pending += len(pairs[0])
-        if self._pending > 2 * self._kept + len(self.overflowed) * (4 * self.k + 16):
-            self._prune()
-
-    def _prune(self) -> None:
-        query, point, lower, upper = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        if not len(query):  # every query was given up
-            return
-        number = len(self.overflowed)
-        order = upper.argsort()
-        order = order[query[order].argsort(stable=True)]
-        counts = torch.bincount(query, minlength=number)
-        last = counts.cumsum(0) - counts + self.k - 1
-        enough = counts >= self.k
-        kth = upper[order[last.clamp_max(len(query) - 1)]]
-        self._threshold = torch.where(enough, torch.minimum(self._threshold, kth), self._threshold)
-        keep = lower <= self._threshold[query]
-        over = torch.bincount(query[keep], minlength=number) > self.capacity
-        self.overflowed |= over
-        self._threshold.masked_fill_(over, -torch.inf)
-        keep &= ~over[query]
-        self._parts = [(query[keep], point[keep], lower[keep], upper[keep])]
-        self._pending = self._kept = int(keep.sum())
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Query in the block and index of the point, each ``(pairs,)``."""
-        self._prune()
-        return self._parts[0][0], self._parts[0][1]
 
 
 class Search:
@@ -301,7 +238,7 @@ class Search:
                 group=group,
                 skip=None if task.skip is None else task.skip[begin:end],
             )
-            mask = _Mask.of(task, begin, end)
+            mask = Exclusion.of(task.labels, task.excluded, begin, end)
             for start, candidates in zip(starts, found, strict=True):
                 part = operand.part(start, start + size)
                 screen = scores(part, block, bound, buffer)
@@ -332,7 +269,7 @@ class Search:
         coordinates = self.queries.gather(task.which[chunk])
         distance = torch.empty(len(query), dtype=torch.float64, device=self.device)
         for part in torch.arange(len(query), device=self.device).split(self.blocks.pairs):
-            distance[part] = self._distance(
+            distance[part] = self.distance(
                 squared_distances(coordinates[query[part]], self.points.gather(point[part]))
             )
         # Candidates come in the order of their index, and stable sorts keep it among ties.
@@ -352,10 +289,10 @@ class Search:
             end = min(begin + self.blocks.points, len(self.points))
             points = self.points.read(begin, end)
             index = torch.arange(begin, end, device=self.device)
-            mask = _Mask.of(task, begin, end)
+            mask = Exclusion.of(task.labels, task.excluded, begin, end)
             for row in pending.tolist():
                 query = self.queries.gather(task.which[row : row + 1])
-                distance = self._distance(squared_distances(points, query))
+                distance = self.distance(squared_distances(points, query))
                 if task.skip is not None:
                     distance.masked_fill_(task.skip[begin:end], torch.inf)
                 if mask is not None:
@@ -366,7 +303,8 @@ class Search:
                 result.indices[row] = torch.cat([result.indices[row], index])[best]
                 result.distances[row] = distance[best]
 
-    def _distance(self, squared: Tensor) -> Tensor:
+    def distance(self, squared: Tensor) -> Tensor:
+        """The distance asked for, from squared distances of coordinates."""
         return 0.5 * squared if self.unit else squared.sqrt() / self.scale
 
 
@@ -379,51 +317,3 @@ class _Task:
     labels: Tensor | None
     excluded: Tensor | None
     skip: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Mask:
-    """The excluded pairs of one block of points: its labels in order, and who excludes them."""
-
-    labels: Tensor
-    order: Tensor
-    excluded: Tensor
-
-    @classmethod
-    def of(cls, task: _Task, begin: int, end: int) -> _Mask | None:
-        if task.labels is None or task.excluded is None:
-            return None
-        labels, order = task.labels[begin:end].sort()
-        return cls(labels, order, task.excluded)
-
-    def apply(self, values: Tensor, rows: Tensor) -> None:
-        """Set ``values[i, j]`` to infinity where query ``rows[i]`` excludes point ``j``."""
-        wanted = self.excluded[rows]
-        first = torch.searchsorted(self.labels, wanted)
-        counts = (torch.searchsorted(self.labels, wanted, right=True) - first).flatten()
-        total = int(counts.sum())
-        if total == 0:
-            return
-        query = torch.arange(len(rows), device=rows.device)
-        query = query.repeat_interleave(wanted.shape[1]).repeat_interleave(counts)
-        offset = torch.arange(total, device=rows.device)
-        offset -= (counts.cumsum(0) - counts).repeat_interleave(counts)
-        values[query, self.order[first.flatten().repeat_interleave(counts) + offset]] = torch.inf
-
-
-def check_match(queries: Rows, points: Rows) -> None:
-    """Refuse to compare rows of different shapes, or bytes with real numbers.
-
-    Raises:
-        ValueError: If the shapes differ, or one is uint8 and the other is not.
-    """
-    if queries.shape != points.shape:
-        raise ValueError(
-            f"queries and points must have rows of one shape, got {queries.shape} and "
-            f"{points.shape}."
-        )
-    if (queries.dtype == torch.uint8) != (points.dtype == torch.uint8):
-        raise ValueError(
-            f"queries and points must both be uint8 or both floating point, got {queries.dtype} "
-            f"and {points.dtype}: bring both to one range."
-        )
