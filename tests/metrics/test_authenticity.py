@@ -34,6 +34,8 @@ def test_the_radius_is_that_of_the_nearest_training_point():
     assert result.indices.tolist() == [1, 0, 0]
     assert result.scores.tolist() == pytest.approx([1.5, 0.9, 1.1])
     assert result.value == pytest.approx(2 / 3)
+    # As far from 0 as the nearest other training point is: not authentic.
+    assert authenticity(generated=torch.tensor([[-10.0]]), train=train).value == 0
 
 
 def test_copies_of_few_points_do_not_mix_up_indices(planted):
