@@ -1,0 +1,48 @@
+"""Descriptors: rows for neighbour search, from pixels to the features of a network."""
+
+from memdiff.features.cache import FeatureCache
+from memdiff.features.columns import TableColumns
+from memdiff.features.dct import DCT
+from memdiff.features.descriptor import Descriptor, Metric, Progress
+from memdiff.features.downscaled import Downscaled
+from memdiff.features.invariance import (
+    Composition,
+    Flip,
+    Invariance,
+    Rotate90,
+    Shift,
+    parse_invariance,
+)
+from memdiff.features.network import Network
+from memdiff.features.parsing import DESCRIPTOR_FORMS, parse_descriptor
+from memdiff.features.pca import PCA, PrincipalAxes
+from memdiff.features.pixels import Pixels
+from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
+from memdiff.features.torchscript import TorchScript
+from memdiff.features.transformers_model import TransformersModel
+
+__all__ = [
+    "DCT",
+    "DESCRIPTOR_FORMS",
+    "PCA",
+    "PREPROCESSING_PRESETS",
+    "Composition",
+    "Descriptor",
+    "Downscaled",
+    "FeatureCache",
+    "Flip",
+    "Invariance",
+    "Metric",
+    "Network",
+    "Pixels",
+    "Preprocessing",
+    "PrincipalAxes",
+    "Progress",
+    "Rotate90",
+    "Shift",
+    "TableColumns",
+    "TorchScript",
+    "TransformersModel",
+    "parse_descriptor",
+    "parse_invariance",
+]

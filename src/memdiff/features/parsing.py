@@ -1,0 +1,108 @@
+"""Descriptors by the text that the command line takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from memdiff.features.columns import TableColumns
+from memdiff.features.dct import DCT
+from memdiff.features.descriptor import Descriptor
+from memdiff.features.downscaled import Downscaled
+from memdiff.features.pca import PCA
+from memdiff.features.pixels import Pixels
+from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
+from memdiff.features.torchscript import TorchScript
+from memdiff.features.transformers_model import TransformersModel
+
+__all__ = ["DESCRIPTOR_FORMS", "parse_descriptor"]
+
+DESCRIPTOR_FORMS = (
+    "pixels",
+    "downscaled:SIZE",
+    "pca:COMPONENTS",
+    "dct:SIZE",
+    "table",
+    "sscd:FILE[:PRESET]",
+    "torchscript:FILE:PRESET",
+    "transformers:FOLDER[:PRESET]",
+)
+"""What :func:`parse_descriptor` takes, for a help text."""
+
+
+def parse_descriptor(text: str) -> Descriptor:
+    """Make a descriptor of ``NAME`` or ``NAME:ARGUMENT``.
+
+    - ``pixels``, ``table``, ``downscaled:16``, ``pca:64``, ``dct:8``;
+    - ``sscd:FILE``: a TorchScript file of the SSCD authors, with the preprocessing that they
+      recommend (``sscd-288``) unless another preset follows;
+    - ``torchscript:FILE:PRESET``: any TorchScript file; there is no default preset;
+    - ``transformers:FOLDER``: with the preprocessing that the folder's
+      ``preprocessor_config.json`` states, unless a preset follows.
+
+    A preset is a name of :data:`~memdiff.features.preprocessing.PREPROCESSING_PRESETS`.
+
+    Args:
+        text: What the user wrote.
+
+    Returns:
+        The descriptor, not fitted.
+
+    Raises:
+        ValueError: If there is no such descriptor, or its argument is missing or wrong; the
+            message lists what exists.
+        FileNotFoundError: If a file or folder does not exist.
+        ImportError: If an extra is needed.
+
+    Example:
+        >>> parse_descriptor("dct:8").name
+        'dct:8'
+        >>> parse_descriptor("resnet")
+        Traceback (most recent call last):
+        ValueError: unknown features 'resnet'; give one of pixels, downscaled:SIZE, ...
+    """
+    noun, colon, argument = text.strip().partition(":")
+    if noun in ("pixels", "table"):
+        if colon:
+            raise ValueError(f"features {noun!r} take no argument, got {text!r}; give {noun!r}.")
+        return Pixels() if noun == "pixels" else TableColumns()
+    if noun in ("downscaled", "pca", "dct"):
+        if not (argument.isascii() and argument.isdigit() and int(argument) >= 1):
+            raise ValueError(
+                f"features {noun!r} need a number, got {text!r}; give, for example, '{noun}:16'."
+            )
+        number = int(argument)
+        return {"downscaled": Downscaled, "pca": PCA, "dct": DCT}[noun](number)
+    if noun in ("sscd", "torchscript", "transformers"):
+        return _learned(noun, argument, text)
+    raise ValueError(f"unknown features {text!r}; give one of {', '.join(DESCRIPTOR_FORMS)}.")
+
+
+def _learned(noun: str, argument: str, text: str) -> Descriptor:
+    path, preprocessing = _split_preset(argument, text)
+    if not path:
+        form = next(form for form in DESCRIPTOR_FORMS if form.startswith(noun))
+        raise ValueError(f"features {noun!r} need a path, got {text!r}; give {form}.")
+    if noun == "transformers":
+        if preprocessing is None and Path(path).expanduser().is_dir():
+            preprocessing = Preprocessing.from_folder(Path(path).expanduser())
+        return TransformersModel(path, preprocessing=preprocessing or Preprocessing())
+    if preprocessing is None and noun == "torchscript":
+        raise ValueError(
+            f"features {text!r} do not say how images are prepared; give torchscript:FILE:PRESET "
+            f"with one of {', '.join(PREPROCESSING_PRESETS)}."
+        )
+    preset = preprocessing or PREPROCESSING_PRESETS["sscd-288"]
+    return TorchScript(path, preprocessing=preset, name=noun)
+
+
+def _split_preset(argument: str, text: str) -> tuple[str, Preprocessing | None]:
+    """The path, and the preset behind its last colon (paths may hold colons themselves)."""
+    path, colon, preset = argument.rpartition(":")
+    if colon and preset in PREPROCESSING_PRESETS:
+        return path, PREPROCESSING_PRESETS[preset]
+    if colon and not Path(argument).exists() and Path(path).expanduser().exists():
+        raise ValueError(
+            f"unknown preset {preset!r} in features {text!r}; give one of "
+            f"{', '.join(PREPROCESSING_PRESETS)}."
+        )
+    return argument, None
