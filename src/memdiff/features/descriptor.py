@@ -183,9 +183,8 @@ class Descriptor(ABC):
                 points = data.x[start : start + batch_size]
                 size = len(points)
                 if size < batch_size < count:
-                    points = torch.cat(
-                        [points, points[-1:].expand(batch_size - size, *data.shape)]
-                    )
+                    filling = points[-1:].expand(batch_size - size, *data.shape)
+                    points = torch.cat([points, filling])
                 described = self._describe(signed_pixels(points.to(where), data))[:size].cpu()
                 self._check_finite(described, data, start)
                 if rows is None:

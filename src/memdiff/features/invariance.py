@@ -66,11 +66,6 @@ class Invariance(ABC):
         Raises:
             ValueError: If these are no images, or of a shape that cannot be transformed.
         """
-        if images.ndim < 3:
-            raise ValueError(
-                f"transforms apply to images (..., H, W), got shape {tuple(images.shape)}; leave "
-                f"the invariance out for vectors and tables."
-            )
         self._check(images)
         if not 0 <= position < len(self):
             raise ValueError(
@@ -117,6 +112,11 @@ class Invariance(ABC):
 
     def _check(self, images: Tensor) -> None:
         """Raise where the shape cannot be transformed."""
+        if images.ndim < 3:
+            raise ValueError(
+                f"transforms apply to images (..., H, W), got shape {tuple(images.shape)}; leave "
+                f"the invariance out for vectors and tables."
+            )
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ class Rotate90(Invariance):
         return True
 
     def _check(self, images: Tensor) -> None:
+        super()._check(images)
         h, w = images.shape[-2:]
         if h != w:
             raise ValueError(f"rotate90 needs square images, got {h} x {w}; leave it out.")
@@ -209,6 +210,7 @@ class Shift(Invariance):
         return self.padding == "wrap"
 
     def _check(self, images: Tensor) -> None:
+        super()._check(images)
         h, w = images.shape[-2:]
         if self.pixels >= min(h, w):
             raise ValueError(

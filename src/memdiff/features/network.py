@@ -101,9 +101,9 @@ class Network(Descriptor):
         super().check(data)
         if data.encoding == "free":
             raise ValueError(
-                f"features {self.name!r} need pixels of a known range, but {data.title} has values "
-                f"from {float(data.x.min()):.3g} to {float(data.x.max()):.3g}; load it with "
-                f"value_range=(low, high)."
+                f"features {self.name!r} need pixels of a known range, but {data.title} has "
+                f"values from {float(data.x.min()):.3g} to {float(data.x.max()):.3g}; load it "
+                f"with value_range=(low, high)."
             )
 
     @contextmanager
@@ -128,8 +128,8 @@ class Network(Descriptor):
         output = self._output(self.preprocessing(x))
         if not isinstance(output, Tensor):
             raise ValueError(
-                f"features {self.name!r}: the network returned a {type(output).__name__}, expected "
-                f"a tensor (B, e); wrap it in a module that returns the features."
+                f"features {self.name!r}: the network returned a {type(output).__name__}, "
+                f"expected a tensor (B, e); wrap it in a module that returns the features."
             )
         if output.ndim < 2 or len(output) != len(x) or not output.is_floating_point():
             raise ValueError(

@@ -85,14 +85,19 @@ def _learned(noun: str, argument: str, text: str) -> Descriptor:
     if noun == "transformers":
         if preprocessing is None and Path(path).expanduser().is_dir():
             preprocessing = Preprocessing.from_folder(Path(path).expanduser())
-        return TransformersModel(path, preprocessing=preprocessing or Preprocessing())
+        return TransformersModel(
+            path,
+            preprocessing=preprocessing or Preprocessing(),  # not reached: no such folder
+            name=f"transformers:{Path(path).name}",
+        )
     if preprocessing is None and noun == "torchscript":
         raise ValueError(
             f"features {text!r} do not say how images are prepared; give torchscript:FILE:PRESET "
             f"with one of {', '.join(PREPROCESSING_PRESETS)}."
         )
     preset = preprocessing or PREPROCESSING_PRESETS["sscd-288"]
-    return TorchScript(path, preprocessing=preset, name=noun)
+    name = noun if noun == "sscd" else f"torchscript:{Path(path).stem}"
+    return TorchScript(path, preprocessing=preset, name=name)
 
 
 def _split_preset(argument: str, text: str) -> tuple[str, Preprocessing | None]:

@@ -198,8 +198,9 @@ class Preprocessing:
                     ) from error
                 return cls._from_config(stated.get("image_processor", stated), path)
         raise ValueError(
-            f"{str(folder)!r} has no preprocessor_config.json that states how images are prepared; "
-            f"give the preprocessing explicitly: one of {', '.join(PREPROCESSING_PRESETS)}."
+            f"{str(folder)!r} has no preprocessor_config.json, which states how images are "
+            f"prepared; give the preprocessing explicitly: one of "
+            f"{', '.join(PREPROCESSING_PRESETS)}."
         )
 
     @classmethod

@@ -56,8 +56,8 @@ class TransformersModel(Network):
         self.output = output
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"features {name!r}: there is no folder {str(self.folder)!r}; give the folder of a "
-                f"transformers model on this machine, nothing is downloaded."
+                f"features {name!r}: there is no folder {str(self.folder)!r}; give the folder of "
+                f"a transformers model on this machine, nothing is downloaded."
             )
         self._config = _read_config(self.folder, name)
         module = _load(self.folder, name, pooled=output == "pooled")
