@@ -107,7 +107,7 @@ def test_bad_input(planted):
     sets = {"generated": data.fresh(), "train": data.train}
     with pytest.raises(ValueError, match="heldout must be given for conformal"):
         conformal(**sets)
-    with pytest.raises(ValueError, match="heldout must be given for local-scale"):
+    with pytest.raises(ValueError, match="heldout must be given for conformal"):
         conformal_local(**sets)
     with pytest.raises(ValueError, match="heldout must hold at least 2 points"):
         conformal_local(**sets, heldout=data.heldout[:1])

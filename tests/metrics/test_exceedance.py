@@ -135,9 +135,9 @@ def test_coverage_of_the_interval():
 def test_bad_input(planted):
     data = planted(2, 20)
     sets = {"generated": data.fresh(), "train": data.train}
-    with pytest.raises(ValueError, match="heldout must be given for the exceedance test"):
+    with pytest.raises(ValueError, match="heldout must be given for a comparison"):
         exceedance(**sets)
-    with pytest.raises(ValueError, match="heldout must be given for excess copies"):
+    with pytest.raises(ValueError, match="heldout must be given for a comparison"):
         excess_copies(**sets)
     with pytest.raises(ValueError, match=r"ranks must lie between 1 and .* 20, got \[21\]"):
         exceedance(**sets, heldout=data.heldout, ranks=[21])

@@ -2,6 +2,7 @@
 
 from memdiff.metrics.authenticity import Authenticity, authenticity
 from memdiff.metrics.calibrated import CalibratedL2, calibrated_l2
+from memdiff.metrics.closeness import closeness
 from memdiff.metrics.conformal import (
     Conformal,
     benjamini_hochberg,
@@ -43,6 +44,7 @@ __all__ = [
     "bootstrap",
     "calibrated_l2",
     "clopper_pearson",
+    "closeness",
     "conformal",
     "conformal_local",
     "exceedance",

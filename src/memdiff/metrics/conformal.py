@@ -9,11 +9,8 @@ is valid for a sample exchangeable with the held-out points: :math:`P(p \le u) \
 Benjamini-Hochberg procedure then bounds the expected share of false entries in the list of flagged
 samples (false-discovery rate).
 
-Two statistics. *Raw* is :math:`s(g) = d(g, train)`. *Local scale* is
-:math:`s(g) = d(g, train)/d(g, heldout)`, which is not small for samples that are merely typical,
-where all points are close. For a held-out point the denominator leaves out the point itself, so it
-has one reference point less than a sample has; its distance is stochastically larger, its
-statistic smaller, and the p-values err to the safe side.
+Any statistic of :mod:`memdiff.metrics.closeness` will do: :func:`conformal` takes the distance,
+:func:`conformal_local` the distance on the local scale.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.metrics.closeness import Statistic, closeness
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
 from memdiff.metrics.result import MetricResult, Null
@@ -122,14 +120,7 @@ def conformal(
         held-out points.
     """
     found = Distances.resolve(distances, generated, train, heldout)
-    found.require_heldout("conformal p-values")
-    return _flag(
-        found,
-        found.to_train("generated").distances[:, 0],
-        found.to_train("heldout").distances[:, 0],
-        false_discovery_rate,
-        level,
-    )
+    return _flag(found, "distance", false_discovery_rate, level)
 
 
 def conformal_local(
@@ -161,29 +152,13 @@ def conformal_local(
         As :func:`conformal`. Reconstructed: the statistic with leave-one-out scale.
     """
     found = Distances.resolve(distances, generated, train, heldout)
-    found.require_heldout("local-scale conformal p-values")
-    if found.size("heldout") < 2:
-        raise ValueError(
-            "heldout must hold at least 2 points for a local scale, got 1: use conformal()."
-        )
-    return _flag(
-        found,
-        _local(found, "generated"),
-        _local(found, "heldout"),
-        false_discovery_rate,
-        level,
-    )
+    return _flag(found, "local", false_discovery_rate, level)
 
 
-def _local(found: Distances, name: str) -> Tensor:
-    near = found.to_train(name).distances[:, 0]
-    scale = found.to_heldout(name).distances[:, 0]
-    return torch.where((near == 0) & (scale == 0), 1.0, near / scale)
-
-
-def _flag(
-    found: Distances, samples: Tensor, fresh: Tensor, rate: float, level: float
-) -> Conformal:
+def _flag(found: Distances, statistic: Statistic, rate: float, level: float) -> Conformal:
+    found.require_heldout("conformal p-values")
+    samples = closeness(found, "generated", statistic)
+    fresh = closeness(found, "heldout", statistic)
     count = torch.searchsorted(fresh.sort()[0], samples, right=True)
     p_values = (1.0 + count.to(torch.float64)) / (1.0 + len(fresh))
     flagged = benjamini_hochberg(p_values, rate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,9 @@ class Distances:
         metric: ``"euclidean"`` or ``"cosine"``.
         tolerance: Distance (always Euclidean) up to which training points count as duplicates of
             each other; 0 groups identical rows only.
+        variants: Further versions of the points of a set (``"generated"``, ``"heldout"``,
+            ``"train"``), such as mirrored images, each with the rows of the set. As a query, a
+            point is as close as the closest of its versions; what is searched stays as given.
         memory_limit: Bytes that a search allocates, at most.
 
     Raises:
@@ -54,6 +59,7 @@ class Distances:
         heldout: RowData | None = None,
         metric: str = "euclidean",
         tolerance: float = 0.0,
+        variants: Mapping[str, Sequence[RowData]] | None = None,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         self._sets: dict[str, RowData] = {"generated": generated, "train": train}
@@ -66,6 +72,14 @@ class Distances:
                 raise ValueError(
                     f"{name} must have rows of the shape of train {shape}, got {rows.shape}."
                 )
+        self._variants = {name: tuple(rows) for name, rows in (variants or {}).items()}
+        for name, versions in self._variants.items():
+            for version in versions:
+                size = Rows(version, f"variants[{name!r}]")
+                if name not in self._rows or len(size) != len(self._rows[name]):
+                    raise ValueError(
+                        f"variants[{name!r}] must have the rows of {name}, got {len(size)}."
+                    )
         if len(self._rows["train"]) < 2:
             raise ValueError(
                 "train must hold at least 2 points, got 1: no distance has a scale to compare "
@@ -164,7 +178,26 @@ class Distances:
         return Neighbors(found.distances[:, :k], found.indices[:, :k])
 
     def _search(self, name: str, target: str, k: int, distinct: bool) -> Neighbors:
-        queries, points = self._sets[name], self._sets[target]
+        versions = (self._sets[name], *self._variants.get(name, ()))
+        found = [self._search_version(rows, name, target, k, distinct) for rows in versions]
+        return found[0] if len(found) == 1 else self._closest(found, target, k, distinct)
+
+    def _closest(self, found: list[Neighbors], target: str, k: int, distinct: bool) -> Neighbors:
+        """The nearest ``k`` over versions, each point (or group) once."""
+        distances = torch.cat([part.distances for part in found], 1)
+        indices = torch.cat([part.indices for part in found], 1)
+        distances, order = distances.sort(dim=1, stable=True)
+        indices = indices.gather(1, order)
+        same = self.groups.labels.to(indices.device)[indices] if distinct else indices
+        # Column j repeats an earlier one; k versions hold at least k different points.
+        repeats = (same[:, :, None] == same[:, None, :]).tril(-1).any(2)
+        rank = repeats.to(torch.int64).argsort(dim=1, stable=True)[:, :k]
+        return Neighbors(distances.gather(1, rank), indices.gather(1, rank))
+
+    def _search_version(
+        self, queries: RowData, name: str, target: str, k: int, distinct: bool
+    ) -> Neighbors:
+        points = self._sets[target]
         if distinct:
             labels = self.groups.labels
             return nearest_distinct(

@@ -20,6 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from memdiff.metrics.closeness import Reference, Statistic, closeness
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
 from memdiff.metrics.result import MetricResult, Null
@@ -36,8 +39,8 @@ class Exceedance(MetricResult):
     r"""Result of :func:`exceedance`.
 
     ``value``, ``interval`` and ``null`` are the share of samples below the threshold of the first
-    rank, its bootstrap interval and its beta-binomial band. ``scores`` are the distances
-    :math:`d_1`; small is suspicious.
+    rank, its bootstrap interval and its beta-binomial band. ``scores`` are the statistic (by
+    default the distances :math:`d_1`); small is suspicious.
 
     Attributes:
         p_value: Smallest p-value over the ranks times their number (Bonferroni), at most 1.
@@ -58,7 +61,7 @@ class Exceedance(MetricResult):
 
 @dataclass(frozen=True)
 class ExcessCopies(MetricResult):
-    """Result of :func:`excess_copies`. ``scores`` are the distances :math:`d_1`.
+    """Result of :func:`excess_copies`. ``scores`` are the statistic of each sample.
 
     Attributes:
         p_value: Of the exceedance test at this rank.
@@ -80,6 +83,8 @@ def exceedance(
     heldout: RowData | None = None,
     distances: Distances | None = None,
     ranks: Sequence[int] | None = None,
+    statistic: Statistic = "distance",
+    reference: Reference = "heldout",
     level: float = 0.95,
     seed: int = 0,
 ) -> Exceedance:
@@ -92,11 +97,15 @@ def exceedance(
     Args:
         generated: Samples ``(M, *S)``.
         train: Training points ``(N, *S)``.
-        heldout: Held-out points ``(H, *S)``, required.
+        heldout: Held-out points ``(H, *S)``, required unless ``reference`` is ``"train"``.
         distances: Ready distances, in place of the three sets.
         ranks: Ranks ``j`` of the held-out distances that serve as thresholds, from 1 to ``H``.
             Rank 1 has most power against exact copies, larger ones against near copies. By
             default 1, and 1 % and 5 % of ``H``.
+        statistic: What is small for copies; see :mod:`memdiff.metrics.closeness`.
+        reference: What the samples are compared with. ``"train"`` needs no held-out points: it
+            compares with training points, each seen by the others. The law is then approximate,
+            as those share their neighbours, and says nothing of data unlike the training set.
         level: Coverage of the interval and of the null band.
         seed: Seed of the tie-breaking and of the bootstrap.
 
@@ -112,18 +121,17 @@ def exceedance(
     """
     check_level(level)
     found = Distances.resolve(distances, generated, train, heldout)
-    found.require_heldout("the exceedance test")
     import numpy as np
 
-    size = found.size("heldout")
+    samples, fresh = _arrays(found, statistic, reference)
+    size = len(fresh)
     if ranks is None:
         ranks = sorted({1, max(round(0.01 * (size + 1)), 1), max(round(0.05 * (size + 1)), 1)})
     if not ranks or not all(1 <= rank <= size for rank in ranks):
         raise ValueError(
-            f"ranks must lie between 1 and the number of held-out points {size}, got "
+            f"ranks must lie between 1 and the number of {reference} points {size}, got "
             f"{list(ranks)}."
         )
-    samples, fresh = _arrays(found)
     counts = [_count(samples, fresh, rank, seed) for rank in ranks]
     m = len(samples)
     p_values = [_p_value(count, m, rank, size) for count, rank in zip(counts, ranks, strict=True)]
@@ -132,12 +140,12 @@ def exceedance(
     ordered = np.sort(fresh)
     return Exceedance(
         value=counts[0] / m,
-        scores=found.to_train("generated").distances[:, 0],
+        scores=torch.from_numpy(samples),
         interval=Interval(low, high, level, "bootstrap over both sets"),
         null=Null(
             first / (size + 1),
             Interval(*_band(m, first, size, level), level, "beta-binomial"),
-            "exchangeable with held-out points",
+            f"exchangeable with {reference} points",
         ),
         p_value=min(1.0, len(ranks) * min(p_values)),
         ranks=tuple(ranks),
@@ -155,6 +163,8 @@ def excess_copies(
     heldout: RowData | None = None,
     distances: Distances | None = None,
     quantile: float = 0.01,
+    statistic: Statistic = "distance",
+    reference: Reference = "heldout",
     level: float = 0.95,
     seed: int = 0,
 ) -> ExcessCopies:
@@ -171,10 +181,14 @@ def excess_copies(
     Args:
         generated: Samples ``(M, *S)``.
         train: Training points ``(N, *S)``.
-        heldout: Held-out points ``(H, *S)``, required.
+        heldout: Held-out points ``(H, *S)``, required unless ``reference`` is ``"train"``.
         distances: Ready distances, in place of the three sets.
         quantile: Level :math:`a` of the held-out distances that is the threshold; the rank is
             :math:`j = \max(1, \mathrm{round}(a (H + 1)))`.
+        statistic: What is small for copies; see :mod:`memdiff.metrics.closeness`.
+        reference: What the samples are compared with. ``"train"`` needs no held-out points: it
+            compares with training points, each seen by the others. The law is then approximate,
+            as those share their neighbours, and says nothing of data unlike the training set.
         level: Coverage of the interval and of the null band.
         seed: Seed of the tie-breaking and of the bootstrap.
 
@@ -192,12 +206,11 @@ def excess_copies(
     if not 0.0 < quantile < 1.0:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
     found = Distances.resolve(distances, generated, train, heldout)
-    found.require_heldout("excess copies")
     import numpy as np
 
-    size = found.size("heldout")
+    samples, fresh = _arrays(found, statistic, reference)
+    size = len(fresh)
     rank = min(max(round(quantile * (size + 1)), 1), size)
-    samples, fresh = _arrays(found)
     m = len(samples)
     count = _count(samples, fresh, rank, seed)
     base = rank / (size + 1)
@@ -205,14 +218,14 @@ def excess_copies(
     band = _band(m, rank, size, level)
     return ExcessCopies(
         value=_excess(count / m, base),
-        scores=found.to_train("generated").distances[:, 0],
+        scores=torch.from_numpy(samples),
         interval=Interval(
             _excess(low, base), _excess(high, base), level, "bootstrap over both sets"
         ),
         null=Null(
             0.0,
             Interval(_excess(band[0], base), _excess(band[1], base), level, "beta-binomial"),
-            "exchangeable with held-out points",
+            f"exchangeable with {reference} points",
         ),
         p_value=_p_value(count, m, rank, size),
         rank=rank,
@@ -225,10 +238,13 @@ def _excess(share: float, base: float) -> float:
     return (share - base) / (1.0 - base)
 
 
-def _arrays(found: Distances) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(
-        found.to_train(name).distances[:, 0].cpu().numpy() for name in ("generated", "heldout")
-    )  # type: ignore[return-value]
+def _arrays(
+    found: Distances, statistic: Statistic, reference: Reference
+) -> tuple[np.ndarray, np.ndarray]:
+    if reference == "heldout":
+        found.require_heldout("a comparison with held-out points")
+    samples = closeness(found, "generated", statistic)
+    return samples.cpu().numpy(), closeness(found, reference, statistic).cpu().numpy()
 
 
 def _count(samples: np.ndarray, fresh: np.ndarray, rank: int, seed: int) -> int:
