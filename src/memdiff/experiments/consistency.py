@@ -178,8 +178,8 @@ def run(context: Context) -> Outcome:
     sizes = context.pick(
         quick=(100, 316, 1000, 3162), paper=(100, 316, 1000, 3162, 10_000, 31_623)
     )
-    repeats = context.pick(quick=4, paper=10)
-    num_test = context.pick(quick=800, paper=5000)
+    repeats = context.pick(quick=4, paper=6)
+    num_test = context.pick(quick=800, paper=3000)
 
     found: dict[int, dict[str, np.ndarray]] = {}
     for dimension in DIMENSIONS:

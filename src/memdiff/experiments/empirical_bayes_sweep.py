@@ -186,8 +186,8 @@ def run(context: Context) -> Outcome:
                 ],
                 "Measured: RK45 with the published tolerances, steps chosen for each sample. "
                 "LogTime: the same flow in the logarithm of the noise. Latents are those of the "
-                "authors' notebook (with seed 0 the same numbers), so that differences are smaller "
-                "than the tolerance for independent draws.",
+                "authors' notebook (with seed 0 the same numbers), so that differences are "
+                "smaller than the tolerance for independent draws.",
             ),
         ),
         measured_text=(
