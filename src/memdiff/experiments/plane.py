@@ -53,7 +53,7 @@ def draw_numbers(axes: Axes, points: Tensor, numbers: Sequence[int]) -> None:
         axes.annotate(
             str(number),
             places[number],
-            xytext=12 * side,
+            xytext=10 * side,
             textcoords="offset points",
             ha="center",
             va="center",

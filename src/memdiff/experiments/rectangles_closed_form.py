@@ -12,8 +12,8 @@ so with 4096 pixels a sample is :math:`x_n` plus what is left of its noise, abou
 tolerances 1e-8 separates from the law.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 5 (Tikhonov regularisation) and the image
-    experiments. Karras et al., arXiv:2206.00364, algorithm 1 (the sampler).
+    Baptista et al., arXiv:2501.15785 (Tikhonov regularisation, and the image
+    experiments). Karras et al., arXiv:2206.00364, algorithm 1 (the sampler).
     Reconstructed: the law above, from the flow of a single training point.
 """
 
@@ -253,7 +253,7 @@ EXPERIMENTS = (
             "Does sampling with the exact score return images as it returns points, and how far "
             "from the training images does Tikhonov regularisation keep the samples?"
         ),
-        reference="[B25], section 5: Tikhonov regularisation; the image data and sampler [K22]",
+        reference="[B25]: Tikhonov regularisation, the rectangle images; sampler of [K22]",
         run=lambda context: run(context, EmpiricalScore(rectangles().x, EDM())),
         needs=("K22",),
     ),

@@ -7,7 +7,7 @@ on it, as the posterior mean :math:`D` to which it converges, and the noise leve
 carries it off is measured next to its bound.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 4, and the authors' code for the starts.
+    Baptista et al., arXiv:2501.15785; the starts are those of the authors' code.
     Reconstructed: the growth of an offset, from the flow linearised about the boundary.
 """
 

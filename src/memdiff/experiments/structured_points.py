@@ -10,7 +10,7 @@ In floating point the limits on boundaries are unstable; see
 :mod:`memdiff.experiments.square_flow` for how they are measured all the same.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 4 (structured points).
+    Baptista et al., arXiv:2501.15785 (limits on Voronoi boundaries).
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _table(measured: dict[str, object]) -> Table:
         return f"{value:.1%}"
 
     def error(name: str) -> str:
-        return f"{measured[name]:.1e}"
+        return f"{measured[name]:.1g}"
 
     rows: list[tuple[str, str, str | None]] = [
         ("Two points: sign of x₁ kept", share("two_points_sign_kept"), "100%"),
@@ -293,7 +293,7 @@ EXPERIMENTS = (
             "cells and not at a training point. For two and four symmetric points, are the limits "
             "those that symmetry predicts, and which start leads where?"
         ),
-        reference="[B25], section 4: limits on Voronoi boundaries; figures of 2 and 4 points",
+        reference="[B25]: limits on Voronoi boundaries; the authors' `VE_StructuredPoints.ipynb`",
         run=lambda context: run(
             context,
             EmpiricalScore(TWO_POINTS, started_at(1.0)),

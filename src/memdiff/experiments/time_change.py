@@ -7,7 +7,7 @@ down both ways, by RK45 in :math:`t` and by :class:`~memdiff.samplers.LogTime`; 
 tolerances 1e-8 is the truth for both.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 4 (change of time), and the authors' code: to
+    Baptista et al., arXiv:2501.15785 (change of time), and the authors' code: to
     :math:`\tau_0 + 10` for the variance exploding and :math:`\tau_0 + 20` for the variance
     preserving process.
 """
@@ -336,7 +336,7 @@ EXPERIMENTS = (
             "The flow is singular at t = 0. Does it become regular in the time τ = −log σ, with "
             "the same ends and distances that fall as exp(−τ), and what does that save?"
         ),
-        reference="[B25], section 4: change of time; convergence of the transformed flow",
+        reference="[B25]: change of time; the authors' `VP_TransformedTime.ipynb`",
         run=lambda context: run(
             context, [EmpiricalScore(points20().x, process) for process in (VE(), VP())]
         ),

@@ -7,7 +7,7 @@ of them are integrated twice: in the paper's setting (RK45 in :math:`t` at toler
 of the flow. A thousand more give the fraction and the times at which trajectories settle.
 
 References:
-    Baptista et al., arXiv:2501.15785, sections 3 and 4.
+    Baptista et al., arXiv:2501.15785 (memorisation by the exact minimiser).
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _table(measured: dict[str, object], expected: float) -> Table:
     def text(name: str) -> str:
         found = measured[name]
         assert isinstance(found, dict)
-        return ", ".join(f"{key} {value:.4g}" for key, value in found.items())
+        return ", ".join(f"{key} {value:.5g}" for key, value in found.items())
 
     half, sure = text("weight_0.5_ratio"), text("weight_0.99_ratio")
     fraction, shown, slope = (
@@ -384,7 +384,7 @@ EXPERIMENTS = (
             "Does sampling with the exact minimiser of the training loss return training points, "
             "and how fast does a trajectory approach the one at which it ends?"
         ),
-        reference="[B25], sections 3 and 4: trajectories, weights and rate, variance exploding",
+        reference="[B25]: trajectories, weights and rate; the authors' `VE.ipynb`",
         run=lambda context: run(context, EmpiricalScore(points20().x, VE())),
     ),
     Experiment(
@@ -394,7 +394,7 @@ EXPERIMENTS = (
             "The same for the variance-preserving process: do trajectories end at training "
             "points, and at what rate?"
         ),
-        reference="[B25], sections 3 and 4: trajectories, weights and rate, variance preserving",
+        reference="[B25]: trajectories, weights and rate; the authors' `VP.ipynb`",
         run=lambda context: run(context, EmpiricalScore(points20().x, VP())),
     ),
 )
