@@ -112,7 +112,9 @@ class Network(Descriptor):
         tensors = (*self.module.parameters(), *self.module.buffers())
         home = tensors[0].device if tensors else torch.device("cpu")
         where = home if device is None else torch.device(device)
-        modes = [(part, part.training) for part in self.module.modules()]
+        # Scripts that were frozen for inference have no mode.
+        parts = [part for part in self.module.modules() if hasattr(part, "training")]
+        modes = [(part, part.training) for part in parts]
         self.module.eval()
         if where != home:
             self.module.to(where)

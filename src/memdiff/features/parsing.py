@@ -83,13 +83,9 @@ def _learned(noun: str, argument: str, text: str) -> Descriptor:
         form = next(form for form in DESCRIPTOR_FORMS if form.startswith(noun))
         raise ValueError(f"features {noun!r} need a path, got {text!r}; give {form}.")
     if noun == "transformers":
-        if preprocessing is None and Path(path).expanduser().is_dir():
-            preprocessing = Preprocessing.from_folder(Path(path).expanduser())
-        return TransformersModel(
-            path,
-            preprocessing=preprocessing or Preprocessing(),  # not reached: no such folder
-            name=f"transformers:{Path(path).name}",
-        )
+        stated = preprocessing or Preprocessing.from_folder(Path(path).expanduser())
+        name = f"transformers:{Path(path).name}"
+        return TransformersModel(path, preprocessing=stated, name=name)
     if preprocessing is None and noun == "torchscript":
         raise ValueError(
             f"features {text!r} do not say how images are prepared; give torchscript:FILE:PRESET "

@@ -183,9 +183,15 @@ class Preprocessing:
             The preprocessing that the file states; channels are ``"rgb"``.
 
         Raises:
-            ValueError: If there is no such file, or it does not state every step, or asks for one
-                that is not offered here.
+            FileNotFoundError: If there is no such folder.
+            ValueError: If there is no such file in it, or it does not state every step, or asks
+                for one that is not offered here.
         """
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {str(folder)!r}; give the folder of a transformers model on "
+                f"this machine, nothing is downloaded."
+            )
         for name in ("preprocessor_config.json", "processor_config.json"):
             path = Path(folder) / name
             if path.is_file():

@@ -31,7 +31,7 @@ class Separable(Descriptor):
     _noun: ClassVar[str]
 
     def __init__(self, size: int | Sequence[int]) -> None:
-        sides = (size,) if isinstance(size, int) else tuple(size)
+        sides = tuple(size) if isinstance(size, Sequence) else (size,)
         if (
             len(sides) not in (1, 2)
             or not all(isinstance(s, int) and not isinstance(s, bool) for s in sides)

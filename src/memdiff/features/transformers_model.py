@@ -128,6 +128,8 @@ def _load(folder: Path, name: str, *, pooled: bool) -> nn.Module:
         raise ImportError(
             f"features {name!r} need transformers; run: pip install 'memdiff[descriptors]'"
         ) from error
+    from safetensors import SafetensorError
+
     noisy, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -139,7 +141,7 @@ def _load(folder: Path, name: str, *, pooled: bool) -> nn.Module:
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"features {name!r}: {str(folder)!r} cannot be loaded as a transformers model with "
