@@ -26,6 +26,7 @@ As :math:`h \to 0` a fresh condition returns the pair of the nearest training co
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -183,10 +184,11 @@ def run(context: Context) -> Outcome:
     context.progress("limits")
     shares = context.cached("limits", lambda: limits(x, y, fresh, 10, context.seed))
 
-    def measure(width: float) -> dict[str, object]:
+    def measure(index: int, width: float) -> dict[str, object]:
         score = kernel_score(x, y, width)
         at_fresh = samples_at(score, fresh, per_fresh, context.seed)
-        at_training = samples_at(score, y, copies, context.seed + 1)
+        # Latents of its own at each width: the comparison with the exact value is then independent.
+        at_training = samples_at(score, y, copies, context.seed + 1 + index)
         scored = [
             explicit_score_matching(AtCondition(score, float(value)), law, points).value
             for value, law, points in zip(fresh, laws, draws, strict=True)
@@ -206,7 +208,7 @@ def run(context: Context) -> Outcome:
     rows = []
     for index, width in enumerate(widths.tolist()):
         context.progress(f"h = {width:.2g}", index / len(widths))
-        rows.append(context.cached(f"width-{index}", lambda width=width: measure(width)))  # type: ignore[misc]
+        rows.append(context.cached(f"width-{index}", functools.partial(measure, index, width)))
     curve = {
         name: np.array([row[name] for row in rows])
         for name in ("memorised", "expected", "distance", "score_error")

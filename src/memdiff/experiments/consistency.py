@@ -36,6 +36,7 @@ divergence, by the usual expansion of bias and variance.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -189,12 +190,8 @@ def run(context: Context) -> Outcome:
             for column, num in enumerate(sizes):
                 offset = 10_000 * dimension + 100 * repeat + column
                 context.progress(f"d = {dimension}, N = {num}, repeat {repeat + 1}")
-                row = context.cached(
-                    f"errors-{offset}",
-                    lambda num=num, law=law, offset=offset: errors(  # type: ignore[misc]
-                        law, num, num_test, context.generator(offset)
-                    ),
-                )
+                compute = functools.partial(errors, law, num, num_test, context.generator(offset))
+                row = context.cached(f"errors-{offset}", compute)
                 for name, value in row.items():
                     table.setdefault(name, [[] for _ in range(repeats)])[repeat].append(value)
         found[dimension] = {name: np.array(values) for name, values in table.items()}
