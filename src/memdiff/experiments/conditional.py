@@ -187,7 +187,7 @@ def run(context: Context) -> Outcome:
     def measure(index: int, width: float) -> dict[str, object]:
         score = kernel_score(x, y, width)
         at_fresh = samples_at(score, fresh, per_fresh, context.seed)
-        # Latents of its own at each width: the comparison with the exact value is then independent.
+        # Latents of its own at each width: comparisons with the exact value are independent.
         at_training = samples_at(score, y, copies, context.seed + 1 + index)
         scored = [
             explicit_score_matching(AtCondition(score, float(value)), law, points).value
