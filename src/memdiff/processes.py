@@ -38,7 +38,7 @@ by bisection unless the subclass gives a closed form.
 
 References:
     Baptista, Dasgupta, Kovachki, Oberai, Stuart, *Memorization and Regularization in Generative
-    Diffusion Models*, arXiv:2501.15785, section 2.
+    Diffusion Models*, arXiv:2501.15785.
     Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
     Models*, arXiv:2206.00364.
 """
@@ -197,7 +197,7 @@ class VE(ForwardProcess):
         t_max: Final time. The paper uses 1.
 
     References:
-        arXiv:2501.15785, section 2 (variance exploding process).
+        arXiv:2501.15785 (variance exploding process).
     """
 
     def __init__(self, base: float = 10.0, t_max: float = 1.0) -> None:
@@ -242,7 +242,7 @@ class VP(ForwardProcess):
         t_max: Final time. The paper uses 1.
 
     References:
-        arXiv:2501.15785, section 2 (variance preserving process).
+        arXiv:2501.15785 (variance preserving process).
     """
 
     def __init__(self, beta_min: float = 0.001, beta_max: float = 3.0, t_max: float = 1.0) -> None:

@@ -17,7 +17,7 @@ makes.
 
 References:
     The leave-one-out objective is cross-validation applied to the denoising objective of
-    arXiv:2501.15785, section 2; it is ours, not the paper's.
+    arXiv:2501.15785; it is ours, not the paper's.
 """
 
 from __future__ import annotations

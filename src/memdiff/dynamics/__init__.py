@@ -12,7 +12,7 @@ of events are given in the units of the process and as the noise-to-signal ratio
 :math:`\sigma/m`, which means the same in every process.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 4 (limit points, Voronoi cells, rate).
+    Baptista et al., arXiv:2501.15785 (limit points, Voronoi cells, rate).
     Biroli, Bonnaire, de Bortoli, Mézard, *Dynamical Regimes of Diffusion Models*,
     arXiv:2402.18491 (collapse time of a trajectory).
 """

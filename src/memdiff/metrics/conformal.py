@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.metrics.closeness import Statistic, closeness
+from memdiff.metrics.closeness import Reference, Statistic, closeness
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
 from memdiff.metrics.result import MetricResult, Null
@@ -95,6 +95,7 @@ def conformal(
     train: RowData | None = None,
     heldout: RowData | None = None,
     distances: Distances | None = None,
+    reference: Reference = "heldout",
     false_discovery_rate: float = 0.1,
     level: float = 0.95,
 ) -> Conformal:
@@ -103,8 +104,10 @@ def conformal(
     Args:
         generated: Samples ``(M, *S)``.
         train: Training points ``(N, *S)``.
-        heldout: Held-out points ``(H, *S)``, required.
+        heldout: Held-out points ``(H, *S)``, required unless ``reference`` is ``"train"``.
         distances: Ready distances, in place of the three sets.
+        reference: What the samples are compared with. ``"train"``, training points each seen by
+            the others, needs no held-out points; validity is then approximate.
         false_discovery_rate: Level of the list of flagged samples.
         level: Coverage of the interval.
 
@@ -120,7 +123,7 @@ def conformal(
         held-out points.
     """
     found = Distances.resolve(distances, generated, train, heldout)
-    return _flag(found, "distance", false_discovery_rate, level)
+    return _flag(found, "distance", reference, false_discovery_rate, level)
 
 
 def conformal_local(
@@ -152,13 +155,16 @@ def conformal_local(
         As :func:`conformal`. Reconstructed: the statistic with leave-one-out scale.
     """
     found = Distances.resolve(distances, generated, train, heldout)
-    return _flag(found, "local", false_discovery_rate, level)
+    return _flag(found, "local", "heldout", false_discovery_rate, level)
 
 
-def _flag(found: Distances, statistic: Statistic, rate: float, level: float) -> Conformal:
-    found.require_heldout("conformal p-values")
+def _flag(
+    found: Distances, statistic: Statistic, reference: Reference, rate: float, level: float
+) -> Conformal:
+    if reference == "heldout":
+        found.require_heldout("conformal p-values")
     samples = closeness(found, "generated", statistic)
-    fresh = closeness(found, "heldout", statistic)
+    fresh = closeness(found, reference, statistic)
     count = torch.searchsorted(fresh.sort()[0], samples, right=True)
     p_values = (1.0 + count.to(torch.float64)) / (1.0 + len(fresh))
     flagged = benjamini_hochberg(p_values, rate)

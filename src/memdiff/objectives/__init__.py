@@ -26,7 +26,7 @@ All are written in the residual :math:`r = \sigma^2 s`, which stays finite where
 not: :math:`\lambda |s + z/\sigma|^2 = (\lambda/\sigma^2)\, |r/\sigma + z|^2`.
 
 References:
-    Baptista et al., arXiv:2501.15785, sections 2 and 3 (the objectives, the memorising minimiser).
+    Baptista et al., arXiv:2501.15785 (the objectives, the memorising minimiser).
     Hyvärinen, *Estimation of Non-Normalized Statistical Models by Score Matching*, JMLR 2005.
     Vincent, *A Connection Between Score Matching and Denoising Autoencoders*, 2011.
 """

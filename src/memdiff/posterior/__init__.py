@@ -26,7 +26,7 @@ Accumulators are float64 and merge associatively, so that blocks, shards and ran
 answer of one pass.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 3 (the minimiser of empirical score matching).
+    Baptista et al., arXiv:2501.15785 (the minimiser of empirical score matching).
     Milakov, Gimelshein, *Online normalizer calculation for softmax*, arXiv:1805.02867.
 """
 

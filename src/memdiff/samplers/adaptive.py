@@ -110,7 +110,7 @@ class RK45(AdaptiveSampler):
         save: Number of recorded times, at least 2.
 
     References:
-        Dormand, Prince 1980. Used in arXiv:2501.15785, section 6, from ``t_max`` to 0.
+        Dormand, Prince 1980. Used in arXiv:2501.15785, from ``t_max`` to 0.
     """
 
     ratio_end: ClassVar[float] = 1e-3
@@ -169,7 +169,7 @@ class LogTime(AdaptiveSampler):
         save: Number of recorded times, at least 2.
 
     References:
-        arXiv:2501.15785, section 4, changes time to :math:`\tau = -\log\sigma` for the variance
+        arXiv:2501.15785, changes time to :math:`\tau = -\log\sigma` for the variance
         exploding process (the same variable, since :math:`m = 1`) and the variance preserving one
         (the same flow in another variable).
         Reconstructed: the form above, which does not depend on the process.

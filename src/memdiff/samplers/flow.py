@@ -4,7 +4,7 @@ r"""The reverse-time flow of a score, as samplers see it.
     dx = \left[f x - \tfrac{1 + \eta^2}{2}\, g^2\, s(x, t)\right] dt + \eta\, g\, dW,
 
 integrated from ``t_max`` down. :math:`\eta = 0` is the probability-flow ODE and :math:`\eta = 1`
-the reverse SDE (Song et al. 2021, equations 6 and 13; arXiv:2501.15785, section 2).
+the reverse SDE (Song et al. 2021, equations 6 and 13; arXiv:2501.15785).
 
 The flow is evaluated through the residual :math:`r = \sigma^2 s`, which stays finite as
 :math:`\sigma \to 0`: :math:`g^2 s = (g^2 / \sigma^2)\, r`.

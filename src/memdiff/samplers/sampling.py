@@ -114,7 +114,7 @@ def sample(
             not finite along the flow.
 
     References:
-        arXiv:2501.15785, section 2 (start and reverse processes).
+        arXiv:2501.15785 (start and reverse processes).
 
     Example:
         >>> from memdiff.processes import VE

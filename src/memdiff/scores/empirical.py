@@ -8,7 +8,7 @@ It is the score of :math:`p^N_t = \sum_n \pi_n N(m x_n, \sigma^2 I)`, and a diff
 reaches it returns its training data.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 3.
+    Baptista et al., arXiv:2501.15785.
 """
 
 from __future__ import annotations

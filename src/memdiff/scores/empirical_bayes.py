@@ -6,7 +6,7 @@ r"""Empirical Bayes regularisation: the score of a kernel density with a floor u
 
 References:
     Wibisono, Wu, Yang, *Optimal score estimation via empirical Bayes smoothing*,
-    arXiv:2402.07747, section 3. Baptista et al., arXiv:2501.15785, section 4 (asymptotically
+    arXiv:2402.07747, section 3. Baptista et al., arXiv:2501.15785 (asymptotically
     consistent regularisation).
 """
 

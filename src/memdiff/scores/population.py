@@ -70,7 +70,7 @@ class GaussianMixtureScore(Score):
         torch.Size([5, 2])
 
     References:
-        Baptista et al., arXiv:2501.15785, section 2, for the score of a noised law; the mixture
+        Baptista et al., arXiv:2501.15785, for the score of a noised law; the mixture
         formula is the standard one for a Gaussian convolution.
     """
 

@@ -10,7 +10,7 @@ empirical objective changes its minimiser to
 for the penalty :math:`\gamma\, s^T C s` with a covariance :math:`C`.
 
 References:
-    Baptista et al., arXiv:2501.15785, section 4 (Tikhonov regularisation). The form with a
+    Baptista et al., arXiv:2501.15785 (Tikhonov regularisation). The form with a
     covariance follows from the same first-order condition.
 """
 
