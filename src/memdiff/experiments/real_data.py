@@ -46,7 +46,7 @@ from memdiff.experiments.image_copies import (
 )
 from memdiff.generation import GenerationSettings, generate
 from memdiff.metrics import Interval, Null
-from memdiff.report.document import CellValue
+from memdiff.report.document import Cell, CellValue
 
 __all__ = ["EXPERIMENTS", "Method", "Prediction", "draw", "methods", "predict", "split_images"]
 
@@ -267,9 +267,9 @@ def _ends(interval: Interval | None) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def _share(value: float, interval: Interval | None) -> str:
+def _share(value: float, interval: Interval | None) -> Cell:
     low, high = _ends(interval)
-    return f"{value:.1%} ({low:.1%} to {high:.1%})"
+    return Cell(f"{value:.1%}", note=f"{100 * low:.1f} to {high:.1%}", sort=value)
 
 
 def _table(
@@ -284,18 +284,24 @@ def _table(
         strength = method.symbol.format(float(made["strength"])).replace("-", "−")
         rows.append(
             [
-                method.label,
-                (strength + (" *" if made["at_edge"] else "")) or None,
+                Cell(method.label, note=strength + (" *" if made["at_edge"] else "")),
                 *(
                     _share(one.fraction.values[i], one.fraction.intervals[i])
                     for i in (ABSOLUTE, THIRD)
                 ),
                 _share(one.ratio.value, one.ratio.interval),
-                None if theory.ratio is None else f"{theory.ratio:.1%}",
-                f"{one.exchange.value:.1%} (p = {one.exchange.p_value:.2g})",
-                f"{one.noise:.3g}" if theory.noise is not None else None,
-                None if theory.noise is None else f"{theory.noise:.3g}",
-                f"{one.fidelity:.2f}",
+                None if theory.ratio is None else Cell(f"{theory.ratio:.1%}", sort=theory.ratio),
+                Cell(
+                    f"{one.exchange.value:.1%}",
+                    note=f"p = {one.exchange.p_value:.2g}",
+                    sort=one.exchange.value,
+                ),
+                None
+                if theory.noise is None
+                else Cell(
+                    f"{one.noise:.3f}", note=f"predicted {theory.noise:.3f}", sort=one.noise
+                ),
+                Cell(f"{one.fidelity:.2f}", sort=one.fidelity),
             ]
         )
     any_one = found[compared[0].key]
@@ -303,27 +309,23 @@ def _table(
     rows.append(
         [
             "Held-out images",
-            None,
             *(_share(_null(null).value, _null(null).interval) for null in nulls),
-            "0.0%",
-            f"{_null(any_one.exchange.null).value:.0%} (expected)",
+            Cell("0.0%", sort=0.0),
+            Cell(f"{_null(any_one.exchange.null).value:.1%}", note="expected", sort=0.5),
             None,
-            None,
-            "1.00",
+            Cell("1.00", sort=1.0),
         ]
     )
     return Table(
         "Samples against training images, with held-out images as the null.",
         (
             "Method",
-            "Strength",
             f"d₁ < {any_one.fraction.tolerances[ABSOLUTE]:g}",
             "d₁ < u/3",
             "d₁/d₂ < 1/3",
-            "Predicted",
+            "Copies predicted",
             "Nearer to train",
             "Noise",
-            "Predicted noise",
             "Fidelity",
         ),
         rows,
@@ -332,7 +334,7 @@ def _table(
             "second nearest training image, in units of the data (pixels from −1 to 1); "
             f"u = {any_one.unit:.3g} is the median distance of a training image to the nearest "
             "other one. Nearer to train: share nearer to a training than to a held-out image, "
-            "with the p-value of the exchange test. Noise: median d₁ over the square root of the "
+            "with the p-value of the exchange test (at least 0.0001). Noise: median d₁ over the square root of the "
             "number of pixels. Fidelity: median distance to held-out images over that of "
             "training images to them; 1 is ideal (and met by copies), above it is noise. "
             "*: at the end of the grid of the selection."
