@@ -220,6 +220,14 @@ def test_a_batch_size_that_is_none_is_refused(images, refusal, batch_size):
         Downscaled(2).features(images(), batch_size=batch_size)
 
 
+def test_a_device_that_is_none_is_refused(descriptor, images, refusal):
+    data = images()
+    if isinstance(descriptor, Pixels):
+        data = replace(data, encoding="unit")  # else nothing is computed
+    with refusal("device", "'gpu'", "'cuda'"):
+        descriptor.fit(images()).features(data, device="gpu")
+
+
 def test_kinds_that_cannot_be_described_are_refused_with_what_can(images, table, refusal):
     vectors = from_array(torch.randn(9, 3), name="latents")
     with refusal("'dct:4'", "latents", "vectors", "pca:COMPONENTS"):

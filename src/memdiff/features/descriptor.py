@@ -15,7 +15,7 @@ from torch import Tensor
 from memdiff.data import Dataset
 from memdiff.data.dataset import Kind
 
-__all__ = ["Descriptor", "Metric", "Progress", "signed_pixels"]
+__all__ = ["Descriptor", "Metric", "Progress", "find_device", "signed_pixels"]
 
 Metric = Literal["euclidean", "cosine"]
 Progress = Callable[[int, int], None]
@@ -41,6 +41,23 @@ def signed_pixels(x: Tensor, data: Dataset) -> Tensor:
         return x
     low, high = data.value_range or (-1.0, 1.0)
     return (x - low).div_((high - low) / 2).sub_(1)
+
+
+def find_device(device: torch.device | str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        device: Such as ``"cpu"`` or ``"cuda:1"``.
+
+    Raises:
+        ValueError: If there is no such kind of device.
+    """
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device {str(device)!r} is unknown; give 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
 
 
 class Descriptor(ABC):
@@ -197,7 +214,7 @@ class Descriptor(ABC):
 
     @contextmanager
     def _computing_on(self, device: torch.device | str | None) -> Iterator[torch.device]:
-        yield torch.device("cpu" if device is None else device)
+        yield find_device("cpu" if device is None else device)
 
     def _check_finite(self, described: Tensor, data: Dataset, start: int) -> None:
         finite = described.isfinite().all(1)

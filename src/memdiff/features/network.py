@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from memdiff.data import Dataset, sha256_of
 from memdiff.data.dataset import Kind
-from memdiff.features.descriptor import Descriptor, Metric
+from memdiff.features.descriptor import Descriptor, Metric, find_device
 from memdiff.features.preprocessing import Preprocessing
 
 __all__ = ["Network", "state_sha256"]
@@ -111,7 +111,7 @@ class Network(Descriptor):
         """Evaluation mode on a device, and back."""
         tensors = (*self.module.parameters(), *self.module.buffers())
         home = tensors[0].device if tensors else torch.device("cpu")
-        where = home if device is None else torch.device(device)
+        where = home if device is None else find_device(device)
         # Scripts that were frozen for inference have no mode.
         parts = [part for part in self.module.modules() if hasattr(part, "training")]
         modes = [(part, part.training) for part in parts]
