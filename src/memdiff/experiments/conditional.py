@@ -158,7 +158,7 @@ def run(context: Context) -> Outcome:
 
     num = context.pick(quick=200, paper=500)
     widths = np.geomspace(1e-3, 3.0, context.pick(quick=8, paper=15))
-    per_fresh, copies = context.pick(quick=50, paper=200), context.pick(quick=2, paper=5)
+    per_fresh, copies = context.pick(quick=50, paper=100), context.pick(quick=2, paper=5)
     generator = context.generator()
     x, y = draw_pairs(num, generator)
     fresh = torch.linspace(-0.95, 0.95, context.pick(quick=10, paper=24)).double()[:, None]

@@ -66,7 +66,7 @@ __all__ = ["EXPERIMENTS", "Rate", "data_law", "errors", "fitted_rate", "sampler_
 
 DIMENSIONS = (1, 2)
 FIXED = 0.05
-FACTORS = (0.15, 0.3, 0.6, 0.8, 1.0, 1.4)
+FACTORS = (0.15, 0.3, 0.6, 0.8, 1.0, 1.2, 1.6)
 """Bandwidths of the oracle's grid, as multiples of h_N."""
 PROCESS = EDM()  # sigma(t) = t and m = 1: the time is the bandwidth
 
@@ -179,7 +179,7 @@ def run(context: Context) -> Outcome:
     sizes = context.pick(
         quick=(100, 316, 1000, 3162), paper=(100, 316, 1000, 3162, 10_000, 31_623)
     )
-    repeats = context.pick(quick=4, paper=6)
+    repeats = context.pick(quick=4, paper=5)
     num_test = context.pick(quick=800, paper=3000)
 
     found: dict[int, dict[str, np.ndarray]] = {}
