@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -168,6 +169,14 @@ def choose(law: GaussianMixtureScore, family: Family, case: Comparison) -> Choic
     )
 
 
+def choices_on(
+    law: GaussianMixtureScore, families: Sequence[Family], num: int, num_test: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """The choices of all families on one training set, as plain numbers by family name."""
+    case = compare(law, num, num_test, seed)
+    return {family.name: asdict(choose(law, family, case)) for family in families}
+
+
 def curves(law: GaussianMixtureScore, family: Family, case: Comparison) -> Curves:
     """Both curves over the candidates, in the units of the true error."""
     candidates = family.grid(case.score)
@@ -202,16 +211,19 @@ def run(context: Context) -> Outcome:
         paper=(TIKHONOV, EMPIRICAL_BAYES, EARLY_STOP, TEMPERATURE),
     )
     sizes = context.pick(quick=(60, 180), paper=(60, 240, 960))
-    repeats = context.pick(quick=8, paper=24)
-    num_test = context.pick(quick=1000, paper=8000)
+    repeats = context.pick(quick=8, paper=16)
+    num_test = context.pick(quick=1000, paper=3000)
 
     found: dict[tuple[str, int], list[Choice]] = {}
     for num in sizes:
         for repeat in range(repeats):
             context.progress(f"N = {num}, data set {repeat + 1} of {repeats}")
-            case = compare(law, num, num_test, context.seed + 1000 * num + repeat)
-            for family in families:
-                found.setdefault((family.name, num), []).append(choose(law, family, case))
+            seed = context.seed + 1000 * num + repeat
+            chosen = context.cached(
+                f"{num}-{repeat}", partial(choices_on, law, families, num, num_test, seed)
+            )
+            for name, choice in chosen.items():
+                found.setdefault((name, num), []).append(Choice(**choice))
 
     cost = {
         key: statistics.median(c.error_chosen / c.error_oracle for c in choices)
@@ -359,7 +371,7 @@ def curves_figure(families: Sequence[Family], found: Sequence[Curves], num: int)
                 x[best],
                 true[best],
                 marker=marker,
-                markersize=13 if marker == "*" else 9,
+                markersize=15 if marker == "*" else 7,
                 color=color,
                 markeredgecolor="white",
                 linestyle="none",
