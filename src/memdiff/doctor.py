@@ -17,6 +17,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "tables": (("pandas", "pyarrow"), ".csv and .parquet files"),
     "video": (("cv2",), "video files other than animated GIF and WebP"),
     "datasets": (("datasets",), "folders saved by Hugging Face datasets"),
+    "descriptors": (("transformers",), "vision models of transformers as descriptors"),
+    "faiss": (("faiss",), "approximate neighbour search with measured recall"),
 }
 
 _WEIGHTS = (

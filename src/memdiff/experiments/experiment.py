@@ -220,6 +220,9 @@ class Experiment:
         reference: Where it was published, with keys such as ``[B25]``: section, figure, table.
         run: Does the work.
         needs: Keys of further references that the report lists.
+        threads: Number of torch threads while it runs; None leaves the setting of the process.
+            Problems of a few points lose far more time in waiting for a second thread than they
+            win, and on a busy machine come to a crawl.
     """
 
     name: str
@@ -228,6 +231,7 @@ class Experiment:
     reference: str
     run: Callable[[Context], Outcome] = field(repr=False)
     needs: Sequence[str] = ()
+    threads: int | None = 1
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):

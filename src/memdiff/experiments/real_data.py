@@ -356,5 +356,6 @@ EXPERIMENTS = (
         reference="[B25], sections 5 and 6 (regularisation); the sampler of [K22]; test of [Y23]",
         needs=("B25", "K22", "Y23"),
         run=run,
+        threads=None,
     ),
 )

@@ -10,10 +10,13 @@ from __future__ import annotations
 import importlib
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
+
+import torch
 
 from memdiff.data.files import write_json
 from memdiff.experiments.experiment import (
@@ -219,10 +222,21 @@ def _run(
     directory = store.working_directory(experiment.name, key, fresh=not resume)
     context = Context(preset, seed, directory, lambda message, done: say("running", message, done))
     start = time.perf_counter()
-    outcome = experiment.run(context)
+    with _threads(experiment.threads):
+        outcome = experiment.run(context)
     seconds = time.perf_counter() - start
     store.save(experiment.name, key, outcome, seconds)
     return Finished(outcome, seconds, resumed=False)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _entry(outcome: Outcome, seconds: float) -> dict[str, Any]:

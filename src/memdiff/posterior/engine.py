@@ -339,14 +339,14 @@ class PosteriorEngine:
                     index = candidates[rows, block]
                     points, log_prior = self.points[index.clamp_min(0)], some.at(index)
                 difference = scale[rows, None, None] * points.to(torch.float64) - x[rows, None]
-                logits = log_prior - (difference**2).sum(2) / (2 * sigma[rows, None] ** 2)
+                logits = log_prior - _square(difference) / (2 * sigma[rows, None] ** 2)
                 part = part.merge(_summed(logits, difference, index))
             result.put(rows, part)
         # What decides is the rounding of the logits within reach of the largest one.
         reach = result.top_logit.abs() + math.log(self.num) + 40.0
         result.logit_error = _unit_roundoff(torch.float64) * (self.dim + 8) * reach
         length = x.norm(dim=1) + scale * (self.radius + self.centre.norm())
-        result.sum_error = 8 * _unit_roundoff(torch.float64) * length
+        result.sum_error = _rounding_factor(count) * _unit_roundoff(torch.float64) * length
         if candidates is not None:
             result.sum_error = result.sum_error + 2 * self.dropped_mass * scale * self.radius
         return result
@@ -360,7 +360,7 @@ class PosteriorEngine:
         height = max(1, self.memory_limit // (32 * self.dim * len(points)))
         for rows in torch.arange(len(x), device=x.device).split(height):
             difference = scale[rows, None, None] * points[None] - x[rows, None]
-            logits[rows] -= (difference**2).sum(2) / (2 * sigma[rows, None] ** 2)
+            logits[rows] -= _square(difference) / (2 * sigma[rows, None] ** 2)
         return logits
 
     def _products(
@@ -393,6 +393,17 @@ def _double(x: Tensor, scale: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Te
     """In float64, with sigma away from 0: its square must not underflow."""
     double = torch.float64
     return x.to(double), scale.to(double), sigma.to(double).clamp_min(1e-150)
+
+
+def _square(difference: Tensor) -> Tensor:
+    """Squared norms over the last axis; a reduction over a few numbers is slower than a loop."""
+    if difference.shape[-1] > 8:
+        return (difference**2).sum(-1)
+    first, *others = difference.unbind(-1)
+    total = first * first
+    for coordinate in others:
+        total.addcmul_(coordinate, coordinate)
+    return total
 
 
 def _summed(logits: Tensor, difference: Tensor, index: Tensor) -> PartialPosterior:
