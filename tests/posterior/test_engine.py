@@ -215,7 +215,7 @@ def test_no_weight_is_denormal(sigma, monkeypatch):
     assert not bool(((weights != 0) & (weights < torch.finfo(torch.float64).tiny)).any())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     num=st.sampled_from([1, 2, 37, 2100]),

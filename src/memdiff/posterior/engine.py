@@ -264,7 +264,8 @@ class PosteriorEngine:
             residual_sum=residual,
             entropy_sum=entropy,
             logit_error=self._error(x, scale, sigma, prior, dtype),
-            sum_error=roundoff * scale * self.radius,
+            sum_error=roundoff * scale * self.radius
+            + 4 * _unit_roundoff(torch.float64) * centred_x.norm(dim=1),
         )
 
     def _screened(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> PartialPosterior:
