@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -87,6 +88,28 @@ def test_z_against_scipy_with_ties():
     z = (u - (60 * 60 / 2 - 0.5)) / math.sqrt(60 * 60 * 121 / 12)
     assert result.value == pytest.approx(z, rel=1e-12)
     assert result.scores.mean().item() == pytest.approx(u / 3600, rel=1e-12)
+
+
+def test_p_value_against_all_relabellings():
+    train = torch.zeros(2, 1)
+    generated, heldout = torch.tensor([[1.0], [2], [4], [7]]), torch.tensor([[3.0], [5], [6], [8]])
+    result = data_copying(
+        generated=generated,
+        train=train,
+        heldout=heldout,
+        cells=1,
+        min_share=0.0,
+        permutations=9999,
+        draws=1,
+    )
+    # The samples have ranks 1, 2, 4 and 7 of 8.
+    sums = [sum(ranks) for ranks in itertools.combinations(range(1, 9), 4)]
+    for p_value, extreme in (
+        (result.p_value, [s <= 14 for s in sums]),
+        (result.p_value_underfit, [s >= 14 for s in sums]),
+    ):
+        exact = sum(extreme) / 70
+        assert p_value == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 9999) ** 0.5)
 
 
 def _blobs(counts, generator, spread=0.05):

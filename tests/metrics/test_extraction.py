@@ -4,6 +4,7 @@ import torch
 
 from memdiff.metrics import Distances, clopper_pearson
 from memdiff.metrics.extraction import extraction
+from memdiff.metrics.richness import chao1
 
 
 class Leaky:
@@ -40,6 +41,7 @@ def test_planted_counts():
         assert result.extracted == int((counts > 0).sum())
         assert result.value == result.extracted / 300
         assert result.interval == clopper_pearson(result.extracted, 300)
+        assert result.extractable == chao1(counts, 400).value
         assert torch.equal(result.copied, order < int(counts.sum()))
 
 
@@ -89,6 +91,8 @@ def test_duplicates_count_once_and_multiplicity_is_reported():
     assert (result.extracted, result.distinct) == (2, 6)
     assert result.copies.tolist() == [3, 0, 1, 0, 0, 0, 3, 0, 3]
     assert result.by_multiplicity == ((1, 4, 1), (2, 1, 0), (3, 1, 1))
+    last = extraction(generated=base[5:], train=torch.cat([base[:1], base]), threshold=0)
+    assert last.copies.tolist() == [0, 0, 0, 0, 0, 0, 1]
 
 
 def test_threshold_null_comes_from_held_out_points():

@@ -84,6 +84,15 @@ def test_expectations_and_intervals_on_fresh_samples(planted, n, m):
     assert result.recall.null.source == f"{m} held-out points"
 
 
+def test_expected_coverage_by_counting():
+    """Of two other training points and two samples, the nearest is a sample half of the time."""
+    points = torch.tensor([[0.0], [1.0], [5.0]])
+    result = fidelity(generated=points[:2] + 0.1, train=points, neighbors=1)
+    assert result.null.value == pytest.approx(0.5)
+    result = fidelity(generated=points + 0.1, train=points, neighbors=2)
+    assert result.null.value == pytest.approx(1 - 2 / 5 * 1 / 4)
+
+
 def test_duplicates_of_a_real_point_hold_their_copies():
     train = torch.cat([torch.zeros(6, 2), torch.randn(30, 2) + 10])
     result = fidelity(generated=torch.zeros(7, 2), train=train, neighbors=5)

@@ -82,7 +82,8 @@ def test_copies(planted):
     assert result.value > 1000
     assert result.gap.value < -1000
     assert torch.isfinite(result.scores).all()
-    assert (result.log_variances >= -40).all()
+    fast = fld(generated=data.copies(), train=data.train, heldout=data.heldout, learning_rate=2.0)
+    assert fast.log_variances.min() == -40
 
 
 def test_rare_copies_stand_out_by_gap_and_score(planted):
@@ -111,13 +112,14 @@ def test_fresh_samples_do_not_warn(planted):
 
 def test_constant_features_are_left_out(planted):
     data = planted(6, 60)
-    generated = data.fresh()
-    plain = fld(generated=generated, train=data.train, heldout=data.heldout)
-    dead = torch.full((60, 1), 0.1)
+    generated, train, heldout = (x.double() for x in (data.fresh(), data.train, data.heldout))
+    plain = fld(generated=generated, train=train, heldout=heldout)
+    dead = torch.full((60, 1), 0.1, dtype=torch.float64)
+    assert float(dead.sum() / 60) != 0.1  # the mean is not exact, the deviation must be
     widened = fld(
         generated=torch.cat([generated, 2 * dead], 1),
-        train=torch.cat([data.train, dead], 1),
-        heldout=torch.cat([data.heldout, dead], 1),
+        train=torch.cat([train, dead], 1),
+        heldout=torch.cat([heldout, dead], 1),
     )
     assert (plain.constant_features, widened.constant_features) == (0, 1)
     assert widened.value == pytest.approx(plain.value, rel=1e-9)
@@ -142,7 +144,7 @@ def test_bounded_memory_gives_the_same(planted):
     data = planted(6, 60)
     sets = {"generated": data.mixed(0.1), "train": data.train, "heldout": data.heldout}
     whole = fld(**sets, epochs=20)
-    tight = fld(distances=Distances(**sets, memory_limit=30_000), epochs=20)
+    tight = fld(distances=Distances(**sets, memory_limit=10_000), epochs=20)
     torch.testing.assert_close(tight.log_variances, whole.log_variances, rtol=1e-9, atol=1e-9)
     assert tight.gap.value == pytest.approx(whole.gap.value, rel=1e-9)
     assert fld(**sets, epochs=20).value == whole.value

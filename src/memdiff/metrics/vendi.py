@@ -195,12 +195,11 @@ class _Spectrum:
         """Entropy of all used samples, and without each group."""
         groups = int(self._group.max()) + 1
         group = self._group.to(self._rows.device)
+        rest = range(groups) if groups > 1 else range(0)
         if not self._gram:
             matrix = self._kernel(self._points(), self._points())
-            keep = [group != g for g in range(groups)] if groups > 1 else []
-            return _entropy(matrix, self._used), [
-                _entropy(matrix[k][:, k], int(k.sum())) for k in keep
-            ]
+            keep = [group != g for g in rest]
+            return _entropy(matrix), [_entropy(matrix[k][:, k]) for k in keep]
         d = self._rows.features
         sums = torch.zeros(groups, d, d, dtype=torch.float64, device=group.device)
         start = 0
@@ -211,11 +210,7 @@ class _Spectrum:
                 sums[g] += part.T @ part
             start += len(block)
         total = sums.sum(0)
-        sizes = group.bincount(minlength=groups).tolist()
-        rest = range(groups) if groups > 1 else range(0)
-        return _entropy(total, self._used), [
-            _entropy(total - sums[g], self._used - sizes[g]) for g in rest
-        ]
+        return _entropy(total), [_entropy(total - sums[g]) for g in rest]
 
     def _points(self) -> Tensor:
         points = self._sample.read(0, self._used).to(torch.float64)
@@ -251,10 +246,9 @@ class _Spectrum:
         return (torch.cat(parts) - is_used) / others
 
 
-def _entropy(matrix: Tensor, size: int) -> float:
-    """Entropy of the eigenvalues of ``matrix / size``."""
-    eigenvalues = torch.linalg.eigvalsh(matrix / size).clamp(min=0.0)
-    # The trace is 1 up to rounding; the clamp of negative rounding must not move the score.
+def _entropy(matrix: Tensor) -> float:
+    """Entropy of the eigenvalues of a matrix, over their sum."""
+    eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0.0)
     eigenvalues = eigenvalues / eigenvalues.sum()
     return float(-torch.special.xlogy(eigenvalues, eigenvalues).sum())
 
