@@ -165,7 +165,7 @@ def _flag(
         found.require_heldout("conformal p-values")
     samples = closeness(found, "generated", statistic)
     fresh = closeness(found, reference, statistic)
-    count = torch.searchsorted(fresh.sort()[0], samples, right=True)
+    count = torch.searchsorted(fresh.sort()[0], samples.contiguous(), right=True)
     p_values = (1.0 + count.to(torch.float64)) / (1.0 + len(fresh))
     flagged = benjamini_hochberg(p_values, rate)
     hits = int(flagged.sum())

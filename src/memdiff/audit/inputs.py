@@ -1,0 +1,134 @@
+"""The three sets of an audit, made comparable, and what was found wrong with them on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memdiff.data import Dataset, align_categories, check_comparable, from_array, load
+from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest, self_nearest
+
+__all__ = ["AuditInputs", "Source", "prepare"]
+
+Source = Dataset | Tensor | np.ndarray | str | Path
+
+
+@dataclass(frozen=True)
+class AuditInputs:
+    """Comparable sets.
+
+    Attributes:
+        generated: The samples.
+        train: The training data.
+        heldout: Held-out data without what overlaps with the training data, or None.
+        duplicates: Groups of duplicated training points.
+        tolerance: Distance up to which points count as duplicates, in units of the data.
+        overlap: Index of the removed held-out points in the held-out data as given.
+        overlap_kept: Number of held-out points that equal a training point and were kept, as the
+            data repeat by nature (tables).
+        repeated_samples: Number of samples that equal an earlier sample exactly.
+    """
+
+    generated: Dataset
+    train: Dataset
+    heldout: Dataset | None
+    duplicates: DuplicateGroups
+    tolerance: float
+    overlap: tuple[int, ...]
+    overlap_kept: int
+    repeated_samples: int
+
+    @property
+    def sets(self) -> dict[str, Dataset]:
+        """The sets by name, without an absent held-out set."""
+        sets = {"generated": self.generated, "train": self.train}
+        return sets if self.heldout is None else {**sets, "heldout": self.heldout}
+
+
+def prepare(
+    generated: Source, train: Source, heldout: Source | None, duplicate_tolerance: float
+) -> AuditInputs:
+    """Load, check and clean the sets.
+
+    Args:
+        generated: Samples: a data set, an array ``(M, *S)``, or what ``memdiff.data.load`` takes.
+        train: Training data.
+        heldout: Data of the same law that the model has not seen, or None.
+        duplicate_tolerance: See :class:`~memdiff.audit.AuditSettings`.
+
+    Returns:
+        The inputs.
+
+    Raises:
+        ValueError: If a set is unreadable, empty, not finite, or not comparable with the others,
+            or if there are fewer than two distinct training points.
+    """
+    given = {"generated": generated, "train": train, "heldout": heldout}
+    sets = [_dataset(name, source) for name, source in given.items() if source is not None]
+    sets = list(align_categories(*sets))
+    check_comparable(*sets)
+    samples, training = sets[0], sets[1]
+    training.require_at_least(2, "an audit compares distances to different training points")
+    flat = training.x.flatten(1)
+    exact = duplicate_groups(flat)
+    if exact.num_groups < 2:
+        raise ValueError(
+            f"{training.title} holds {len(training)} copies of one point; an audit needs at least "
+            "two different training points."
+        )
+    distinct = flat[exact.representatives()]
+    scale = float(self_nearest(distinct).distances[:, 0].median())
+    tolerance = duplicate_tolerance * scale
+    groups = duplicate_groups(flat, tolerance) if tolerance > 0 else exact
+    fresh, overlap, kept = (
+        _without_overlap(sets[2], training, tolerance, exact) if len(sets) > 2 else (None, (), 0)
+    )
+    return AuditInputs(
+        generated=samples,
+        train=training,
+        heldout=fresh,
+        duplicates=groups,
+        tolerance=tolerance,
+        overlap=overlap,
+        overlap_kept=kept,
+        repeated_samples=duplicate_groups(samples.x.flatten(1)).num_redundant,
+    )
+
+
+def _dataset(name: str, source: Source) -> Dataset:
+    if isinstance(source, Dataset):
+        return source.renamed(name)
+    if isinstance(source, (Tensor, np.ndarray)):
+        return from_array(source, name=name)
+    return load(source, name=name)
+
+
+def _without_overlap(
+    heldout: Dataset, train: Dataset, tolerance: float, exact: DuplicateGroups
+) -> tuple[Dataset | None, tuple[int, ...], int]:
+    """Held-out points that are no training points; unless the data repeat by nature.
+
+    Rows of a table may coincide because there are few possible rows. They do so between
+    training and held-out data as often as within the training data, and are left alone then.
+    """
+    distances = nearest(heldout.x.flatten(1), train.x.flatten(1)).distances[:, 0]
+    same = distances <= tolerance
+    share = float(same.to(torch.float64).mean())
+    if heldout.kind in ("table", "vectors") and share > 0:
+        repeated = exact.sizes[exact.labels] > 1
+        natural = float(repeated.to(torch.float64).mean())
+        if share <= 2 * natural:
+            return heldout, (), int(same.sum())
+    removed = tuple(same.nonzero()[:, 0].tolist())
+    if not removed:
+        return heldout, (), 0
+    rest = (~same).nonzero()[:, 0]
+    if len(rest) == 0:
+        return None, removed, 0
+    cleaned = heldout.subset(rest)
+    note = f"{len(removed)} points that are also in the training data were removed"
+    return replace(cleaned, notes=(*cleaned.notes, note)), removed, 0
