@@ -36,6 +36,7 @@ _LOG_2PI = math.log(2.0 * math.pi)
 _CLAMP = (-40.0, 20.0)  # of log-variances: identical points would drive them to -infinity
 _ORIGIN_SHRINK = 0.9**2  # of squared distances to the origin component, as released
 _BOOTSTRAPS = 1000
+_CACHED_NUMBERS = 2**16  # of a strip in one piece: what stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -248,8 +249,9 @@ class _Fitting:
                 offset[:-1] -= norm
                 for begin, end, strip in strips:
                     squares = torch.cat([strip, origin[begin:end, None]], 1)
-                    share = torch.softmax(offset - 0.5 * squares * inverse, 1)
-                    s.grad += 0.5 * (dim * share.sum(0) - (share * squares).sum(0) * inverse)
+                    share = torch.softmax(torch.addcmul(offset, squares, inverse, value=-0.5), 1)
+                    s.grad += 0.5 * dim * share.sum(0)
+                    s.grad -= 0.5 * share.mul_(squares).sum(0) * inverse
                 s.grad /= len(points) * dim
             adam.step()
             with torch.no_grad():
@@ -287,8 +289,12 @@ class _Strips:
         self.smallest = smallest  # (m,), float64
 
     def __iter__(self) -> Iterator[tuple[int, int, Tensor]]:
+        step = max(1, _CACHED_NUMBERS // self._pairs.shape[1])
         for begin, end, strip in self._kept if self._kept is not None else self._pairs.strips():
-            yield begin, end, strip.to(torch.float32).to(torch.float64)
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                piece = strip[start - begin : stop - begin]
+                yield start, stop, piece.to(torch.float32).to(torch.float64)
 
 
 class _Mixture:
