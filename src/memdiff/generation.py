@@ -39,7 +39,15 @@ from memdiff.scores import (
     scott_bandwidth,
     silverman_bandwidth,
 )
-from memdiff.selection import EARLY_STOP, FAMILIES, TEMPERATURE, Family, Selection, regularised
+from memdiff.selection import (
+    EARLY_STOP,
+    EMPIRICAL_BAYES,
+    FAMILIES,
+    TEMPERATURE,
+    Family,
+    Selection,
+    regularised,
+)
 
 __all__ = [
     "PROCESSES",
@@ -287,6 +295,12 @@ def _prepare(
                 "a temperature, also by the published rule per level, only delays the collapse "
                 "onto training points as sigma goes to 0: stop at a positive t_end, or use "
                 "another regularizer."
+            )
+        if family is EMPIRICAL_BAYES and strength < -0.5 * train.x[0].numel():
+            warnings.append(
+                f"a log floor of {strength:.4g}, below -d/2 = {-0.5 * train.x[0].numel():g}, is "
+                "under the kernel sum that a sample has near a training point: most samples "
+                "still end there. Use a higher floor, or another regularizer."
             )
         if family is EARLY_STOP:
             score = empirical

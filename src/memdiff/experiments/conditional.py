@@ -1,4 +1,4 @@
-r"""Conditional models memorise pairs, and what a kernel in the condition does ([B25], section 3).
+r"""Conditional models memorise pairs, and what a kernel in the condition does ([B25]).
 
 The minimiser of conditional score matching on pairs :math:`(x_n, y_n)` uses, at a training
 condition, only the points that share it. With distinct conditions that is one point, and a
@@ -351,7 +351,7 @@ EXPERIMENTS = (
             "condition, and does smoothing over conditions trade that memorisation for accuracy "
             "at fresh ones?"
         ),
-        reference="[B25], section 3, applied to conditional data; the kernel is ours, and the "
+        reference="[B25], applied to conditional data; the kernel is ours, and the "
         "theoretical values are exact.",
         run=run,
     ),

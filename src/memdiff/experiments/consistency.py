@@ -357,7 +357,7 @@ EXPERIMENTS = (
             "Do the regularised closed-form estimates converge to the score of the law behind "
             "the data as the training set grows, how fast, and does the memorising score?"
         ),
-        reference="[W24], theorem 1; [B25], section 5 (asymptotically consistent regularisation).",
+        reference="[W24], theorem 1; [B25] (asymptotically consistent regularisation).",
         run=run,
         needs=("W24",),
     ),

@@ -1,4 +1,4 @@
-r"""How high a density floor stops memorisation ([B25], section 5).
+r"""How high a density floor stops memorisation ([B25]).
 
 Empirical Bayes regularisation replaces the score of the noised training data by
 :math:`\nabla p / \max(p, \epsilon)`: where the density is below the floor the score is turned down
@@ -209,7 +209,7 @@ EXPERIMENTS = (
             "How high must the floor under the density be for samples of the closed-form score "
             "to stop being copies of the 20 training points?"
         ),
-        reference="[B25], section 5 (empirical Bayes), memorised fraction against the floor; "
+        reference="[B25] (empirical Bayes), memorised fraction against the floor; "
         "the regulariser is that of [W24].",
         run=run,
         needs=("W24",),

@@ -10,7 +10,7 @@ one or a few of them and exports them as ``EXPERIMENTS``:
                        tolerance="...", finding="...")
 
     EXPERIMENTS = (Experiment(name="tikhonov-sweep", title="...", question="...",
-                              reference="[B25], section 6", run=run),)
+                              reference="[B25]", run=run),)
 
 and :mod:`memdiff.experiments` lists it. The runner does the rest: order, resuming, files, report.
 """

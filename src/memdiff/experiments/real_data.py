@@ -353,7 +353,7 @@ EXPERIMENTS = (
             "regularisers, at the strength that the data choose, stop the copying, and do their "
             "samples then differ from training images by more than noise?"
         ),
-        reference="[B25], sections 5 and 6 (regularisation); the sampler of [K22]; test of [Y23]",
+        reference="[B25] (regularisation); the sampler of [K22]; test of [Y23]",
         needs=("B25", "K22", "Y23"),
         run=run,
         threads=None,

@@ -1,6 +1,6 @@
 """What the two closed-form sweeps share: the setting, the memorised fraction, figures, table.
 
-Setting ([B25], section 5; the authors' public notebooks): 20 points in the plane, 1000 latents,
+Setting ([B25]; the authors' public notebooks): 20 points in the plane, 1000 latents,
 the probability-flow ODE by RK45 with tolerances 1e-5, and the fraction of samples within 0.01 of
 a training point.
 """

@@ -34,7 +34,8 @@ INTRODUCTION = (
 LIMITATIONS = (
     "Published values of figures were read off the plots, which limits how closely they can be "
     "compared; each tolerance says by how much. Published fractions and ours are both shares of "
-    "finite samples drawn with different random numbers: they can agree in distribution only.",
+    "finite samples: unless a section says that they start from the same random numbers, they can "
+    "agree in distribution only.",
     "An agreement within a tolerance is not a proof of equality; at the quick preset samples are "
     "small and tolerances wide. Where the published column is a dash, or names a theoretical "
     "value, the publication prints no number to compare with.",

@@ -403,7 +403,7 @@ EXPERIMENTS = (
             "denoising loss choose a strength whose true error is close to the best possible, "
             "where the true error can be computed?"
         ),
-        reference="Cross-validation of the denoising objective of [B25], section 2",
+        reference="Cross-validation of the denoising objective of [B25]",
         needs=("B25", "W24"),
         run=run,
     ),

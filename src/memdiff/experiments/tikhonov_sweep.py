@@ -1,4 +1,4 @@
-r"""How strong a Tikhonov penalty stops memorisation ([B25], section 5).
+r"""How strong a Tikhonov penalty stops memorisation ([B25]).
 
 The penalty :math:`E_t \lambda E \gamma |s|^2`, :math:`\gamma = c/\sigma^2`, turns the empirical
 score into :math:`(m D - x)/(\sigma^2 + c)`, and samples stop short of the training points. Samples
@@ -218,7 +218,7 @@ EXPERIMENTS = (
             "How strong must the Tikhonov penalty c/σ² |s|² be for samples of the closed-form "
             "score to stop being copies of the 20 training points?"
         ),
-        reference="[B25], section 5 (Tikhonov regularisation), memorised fraction against c.",
+        reference="[B25] (Tikhonov regularisation), memorised fraction against c.",
         run=run,
     ),
 )
