@@ -26,8 +26,8 @@ import numpy as np
 
 from memdiff.data.files import replace_file, save_arrays, write_json
 from memdiff.experiments.experiment import Json, Outcome, canonical_json
-from memdiff.report.document import Cell, CellValue, Figure, Table
 from memdiff.provenance import package_fingerprint, versions
+from memdiff.report.document import Cell, CellValue, Figure, Table
 
 __all__ = ["Finished", "Store", "settings_key"]
 
