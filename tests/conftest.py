@@ -2,5 +2,5 @@
 
 import torch
 
-# One thread a worker: `make test` runs two workers on two cores, and results must not depend on it.
+# One thread a worker: `make test` runs two workers on two cores.
 torch.set_num_threads(1)

@@ -65,7 +65,7 @@ def time_function(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, A
     """
 
     @functools.wraps(function)
-    def wrapped(self: Any, t: float | Tensor) -> Tensor:
+    def wrapped(self: ForwardProcess, t: float | Tensor) -> Tensor:
         if not isinstance(t, Tensor):
             return function(self, torch.as_tensor(t, dtype=torch.float64))
         value = function(self, t.to(torch.float64))
@@ -231,9 +231,9 @@ class VE(ForwardProcess):
 
 
 class VP(ForwardProcess):
-    r"""Variance preserving with linear rate :math:`\beta(t) = \beta_{min} + t\,(\beta_{max} - \beta_{min})`.
+    r"""Variance preserving with a linear rate.
 
-    :math:`f = -\beta/2`, :math:`g^2 = \beta`, :math:`m = e^{-A/2}`, :math:`\sigma^2 = 1 - m^2`,
+    :math:`\beta(t) = \beta_{min} + t\,(\beta_{max} - \beta_{min})`, :math:`f = -\beta/2`, :math:`g^2 = \beta`, :math:`m = e^{-A/2}`, :math:`\sigma^2 = 1 - m^2`,
     :math:`A(t) = t \beta_{min} + t^2 (\beta_{max} - \beta_{min})/2`.
 
     Args:
