@@ -233,7 +233,8 @@ class VE(ForwardProcess):
 class VP(ForwardProcess):
     r"""Variance preserving with a linear rate.
 
-    :math:`\beta(t) = \beta_{min} + t\,(\beta_{max} - \beta_{min})`, :math:`f = -\beta/2`, :math:`g^2 = \beta`, :math:`m = e^{-A/2}`, :math:`\sigma^2 = 1 - m^2`,
+    :math:`\beta(t) = \beta_{min} + t\,(\beta_{max} - \beta_{min})`, :math:`f = -\beta/2`,
+    :math:`g^2 = \beta`, :math:`m = e^{-A/2}`, :math:`\sigma^2 = 1 - m^2`,
     :math:`A(t) = t \beta_{min} + t^2 (\beta_{max} - \beta_{min})/2`.
 
     Args:
