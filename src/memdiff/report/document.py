@@ -217,11 +217,13 @@ class Banner:
         verdict: A few words, such as ``"memorizing"``.
         text: One to three sentences with the numbers that carry it.
         tone: Its colour.
+        facts: The few numbers that a reader looks for, by name, set large under the text.
     """
 
     verdict: str
     text: str
     tone: Tone = "neutral"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -259,11 +261,23 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A gallery of comparisons that can be sorted by any value and filtered by text."""
+    """A gallery of comparisons that can be sorted by any value and filtered.
+
+    Attributes:
+        title: Its title.
+        items: The comparisons.
+        note: Text under it.
+        strips: Whether pictures are wide, such as strips of frames, and stand one under another
+            instead of side by side.
+        facets: Names of values with few different ones, such as ``"flagged"``, that a reader
+            filters by; besides, any text filters.
+    """
 
     title: str
     items: Sequence[GalleryItem]
     note: str = ""
+    strips: bool = False
+    facets: Sequence[str] = ()
 
 
 Block: TypeAlias = Paragraph | Figure | Table | KeyValues | Callout | Banner | Gallery

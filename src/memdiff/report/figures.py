@@ -278,12 +278,18 @@ def _pixels(image: Tensor, value_range: tuple[float, float]) -> np.ndarray:
     ).astype(np.uint8)
 
 
-def image_png(image: Tensor, value_range: tuple[float, float] = (0.0, 1.0)) -> bytes:
+def image_png(
+    image: Tensor,
+    value_range: tuple[float, float] = (0.0, 1.0),
+    *,
+    max_side: int | None = None,
+) -> bytes:
     """One image as a PNG file, pixel by pixel.
 
     Args:
         image: Image with shape ``(C, H, W)``, ``C`` 1 or 3.
         value_range: Values shown as black and white; values outside are clipped.
+        max_side: Shrink the image, with smoothing, to at most so many pixels a side.
 
     Returns:
         Bytes of the file.
@@ -293,8 +299,12 @@ def image_png(image: Tensor, value_range: tuple[float, float] = (0.0, 1.0)) -> b
     """
     from PIL import Image
 
+    pixels = _pixels(image, value_range)
+    picture = Image.fromarray(pixels[:, :, 0] if image.shape[0] == 1 else pixels)
+    if max_side is not None and max(picture.size) > max_side:
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    Image.fromarray(_pixels(image, value_range)).save(buffer, format="PNG")
+    picture.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -95,6 +95,7 @@ class _Block:
     rows: Sequence[Sequence[Cell]] = ()
     items: Sequence[Any] = ()
     keys: Sequence[str] = ()
+    facets: Sequence[tuple[str, Sequence[str]]] = ()
 
 
 @dataclass(frozen=True)
@@ -257,10 +258,32 @@ def _view(block: Block, numbering: _Numbering) -> _Block:
                     "sort_json": json.dumps(
                         {name: _sort_value(value) for name, value in item.values.items()}
                     ),
+                    "facet_json": json.dumps(
+                        {n: _text(item.values[n]) for n in block.facets if n in item.values}
+                    ),
                 }
             )
-        return _Block(kind, block, number=numbering.galleries, items=items, keys=tuple(keys))
+        return _Block(
+            kind,
+            block,
+            number=numbering.galleries,
+            items=items,
+            keys=tuple(keys),
+            facets=_facets(block),
+        )
     return _Block(kind, block)
+
+
+def _facets(gallery: Gallery) -> list[tuple[str, Sequence[str]]]:
+    """The choices of each facet, in order of appearance; a facet with one choice is none."""
+    found: list[tuple[str, Sequence[str]]] = []
+    for name in gallery.facets:
+        choices = dict.fromkeys(
+            _text(item.values[name]) for item in gallery.items if name in item.values
+        )
+        if len(choices) > 1:
+            found.append((name, tuple(choices)))
+    return found
 
 
 def _is_numeric(values: Iterable[CellValue]) -> bool:

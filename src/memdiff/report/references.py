@@ -89,26 +89,89 @@ _ALL = (
         "M20",
         "C. Meehan, K. Chaudhuri, S. Dasgupta",
         "A Non-Parametric Test to Detect Data-Copying in Generative Models",
-        venue="2020",
+        venue="AISTATS 2020",
     ),
     Reference(
         "A22",
         "A. M. Alaa et al.",
         "How Faithful is your Synthetic Data?",
-        venue="2022",
+        venue="ICML 2022",
     ),
     Reference(
         "N20",
         "M. F. Naeem et al.",
         "Reliable Fidelity and Diversity Metrics for Generative Models",
-        venue="2020",
+        venue="ICML 2020",
     ),
-    Reference("J23", "M. Jiralerspong et al.", "Feature Likelihood Divergence", venue="2023"),
+    Reference(
+        "J23", "M. Jiralerspong et al.", "Feature Likelihood Divergence", venue="NeurIPS 2023"
+    ),
     Reference(
         "Ba23",
         "S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia",
         "Testing for Outliers with Conformal p-values",
-        venue="2023",
+        venue="Annals of Statistics 51, 2023",
+    ),
+    Reference(
+        "Carlini23",
+        "N. Carlini, J. Hayes, M. Nasr, M. Jagielski, V. Sehwag, F. Tramèr, B. Balle, "
+        "D. Ippolito, E. Wallace",
+        "Extracting Training Data from Diffusion Models",
+        arxiv="2301.13188",
+        venue="USENIX Security 2023",
+    ),
+    Reference(
+        "Somepalli23",
+        "G. Somepalli, V. Singla, M. Goldblum, J. Geiping, T. Goldstein",
+        "Diffusion Art or Digital Forgery? Investigating Data Replication in Diffusion Models",
+        arxiv="2212.03860",
+        venue="CVPR 2023",
+    ),
+    Reference(
+        "Pizzi22",
+        "E. Pizzi, S. D. Roy, S. N. Ravindra, P. Goyal, M. Douze",
+        "A Self-Supervised Descriptor for Image Copy Detection",
+        arxiv="2202.10261",
+        venue="CVPR 2022",
+    ),
+    Reference(
+        "Friedman23",
+        "D. Friedman, A. B. Dieng",
+        "The Vendi Score: A Diversity Evaluation Metric for Machine Learning",
+        arxiv="2210.02410",
+        venue="TMLR 2023",
+    ),
+    Reference(
+        "Benjamini95",
+        "Y. Benjamini, Y. Hochberg",
+        "Controlling the False Discovery Rate: A Practical and Powerful Approach to Multiple "
+        "Testing",
+        venue="Journal of the Royal Statistical Society B 57, 1995",
+    ),
+    Reference(
+        "Clopper34",
+        "C. J. Clopper, E. S. Pearson",
+        "The Use of Confidence or Fiducial Limits Illustrated in the Case of the Binomial",
+        venue="Biometrika 26, 1934",
+    ),
+    Reference(
+        "Good56",
+        "I. J. Good, G. H. Toulmin",
+        "The Number of New Species, and the Increase in Population Coverage, when a Sample is "
+        "Increased",
+        venue="Biometrika 43, 1956",
+    ),
+    Reference(
+        "Orlitsky16",
+        "A. Orlitsky, A. T. Suresh, Y. Wu",
+        "Optimal Prediction of the Number of Unseen Species",
+        venue="PNAS 113, 2016",
+    ),
+    Reference(
+        "Chao87",
+        "A. Chao",
+        "Estimating the Population Size for Capture-Recapture Data with Unequal Catchability",
+        venue="Biometrics 43, 1987",
     ),
 )
 

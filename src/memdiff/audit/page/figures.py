@@ -143,8 +143,7 @@ def closeness_plot(entry: Evidence) -> Plot | None:
     share = entry.copies.count / len(samples)
     expected = entry.copies.rank / (len(fresh) + 1)
     upper.set_title(
-        f"{percent(share)} of the samples are below the threshold; {percent(expected)} would be "
-        "without copying",
+        f"Below the threshold: {percent(share)} of the samples, {percent(expected)} by chance",
         loc="left",
     )
     unit = "Cosine" if entry.metric == "cosine" else "Euclidean"
@@ -165,7 +164,7 @@ def _histogram(
     words: str,
 ) -> None:
     edges = axis.edges
-    centres, widths = np.sqrt(edges[1:] * edges[:-1]), np.diff(edges)
+    widths = np.diff(edges)
 
     def shares(values: np.ndarray, of: int) -> np.ndarray:
         inside = np.minimum(axis.place(values), edges[-1])
@@ -179,22 +178,26 @@ def _histogram(
     )
     left = edges[:-1]
     axes.bar(left, reference, widths, align="edge", color="#BDBDBD", label=words, linewidth=0)
-    bars = {"align": "edge", "linewidth": 1.1, "alpha": 0.62}
-    axes.bar(left, far, widths, color=BLUE, edgecolor=BLUE, label="samples", **bars)
-    axes.bar(
-        left,
-        close,
-        widths,
-        bottom=far,
-        color=VERMILION,
-        edgecolor=VERMILION,
-        hatch="////",
-        label="samples below the threshold",
-        **bars,
-    )
-    assert len(centres) == len(reference)
+    for heights, color, hatch, label in (
+        (far, BLUE, "", "samples"),
+        (close, VERMILION, "////", "samples below the threshold"),
+    ):
+        axes.bar(
+            left,
+            heights,
+            widths,
+            align="edge",
+            bottom=None if color == BLUE else far,
+            color=color,
+            edgecolor=color,
+            alpha=0.62,
+            hatch=hatch,
+            linewidth=1.1,
+            label=label,
+        )
     axes.set_ylabel("share of points a bin (%)")
-    legend(axes)
+    axes.set_ylim(0.0, 1.3 * float(max(reference.max(), (close + far).max())))
+    legend(axes, columns=3)
 
 
 def _cumulative(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from memdiff.metrics import Interval
+from memdiff.report import Cell
 from memdiff.report.html import format_number
 
-__all__ = ["number", "p_text", "percent", "range_text"]
+__all__ = ["number", "p_cell", "p_text", "percent", "percent_given", "range_text"]
 
 
 def percent(share: float) -> str:
@@ -24,16 +25,30 @@ def percent(share: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value: two significant digits, below 0.001 a power of ten.
+    r"""A p-value that no line break divides: two digits, below 0.001 a power of ten.
 
     >>> p_text(0.0123), p_text(1.0), p_text(3.2e-7), p_text(0.0)
-    ('0.012', '1', '3 × 10⁻⁷', '< 10⁻³⁰⁰')
+    ('0.012', '1', '3\xa0×\xa010⁻⁷', '<\xa010⁻³⁰⁰')
     """
     if p_value < 1e-300:
-        return "< 10⁻³⁰⁰"
+        return "<\xa010⁻³⁰⁰"
     if p_value < 1e-3:
-        return format_number(float(f"{p_value:.0e}"))
+        return format_number(float(f"{p_value:.0e}")).replace(" ", "\xa0")
     return f"{p_value:.2g}"
+
+
+def p_cell(p_value: float) -> Cell:
+    """A p-value in a table, aligned and sorted as a number."""
+    return Cell(p_text(p_value), sort=p_value)
+
+
+def percent_given(share: float) -> str:
+    """A share that was asked for, with the digits that it was given.
+
+    >>> percent_given(0.1), percent_given(0.005)
+    ('10%', '0.5%')
+    """
+    return f"{100.0 * share:.6g}%"
 
 
 def number(value: float) -> str:

@@ -47,12 +47,20 @@
     var sort = controls.querySelector(".sort");
     var direction = controls.querySelector(".direction");
     var filter = controls.querySelector(".filter");
+    var facets = Array.from(controls.querySelectorAll(".facet"));
     var shown = controls.querySelector(".shown");
+    function wanted(card, words) {
+      if (words !== "" && card.textContent.toLowerCase().indexOf(words) < 0) return false;
+      var values = JSON.parse(card.getAttribute("data-facets"));
+      return facets.every(function (facet) {
+        return facet.value === "" || facet.value === "=" + values[facet.getAttribute("data-facet")];
+      });
+    }
     function update() {
       var words = filter.value.trim().toLowerCase();
       var count = 0;
       cards.forEach(function (card) {
-        card.hidden = words !== "" && card.textContent.toLowerCase().indexOf(words) < 0;
+        card.hidden = !wanted(card, words);
         if (!card.hidden) count += 1;
       });
       shown.textContent = count + " shown";
@@ -66,6 +74,7 @@
       result.forEach(function (card) { list.appendChild(card); });
     }
     filter.addEventListener("input", update);
+    facets.forEach(function (facet) { facet.addEventListener("change", update); });
     if (sort) {
       sort.addEventListener("change", update);
       direction.addEventListener("click", function () {

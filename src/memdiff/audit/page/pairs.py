@@ -1,0 +1,368 @@
+"""The suspicious pairs, the copied training points and the duplicates, to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from memdiff.audit.page.differences import Differences
+from memdiff.audit.page.numbers import p_cell, percent_given
+from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
+from memdiff.audit.result import AuditResult, Pair
+from memdiff.data import Dataset
+from memdiff.features import Invariance, parse_invariance
+from memdiff.report import Cell, Gallery, GalleryItem, Image, Paragraph, Table
+from memdiff.report.document import Block, CellValue
+
+__all__ = ["MOST_PAIRS", "copied_blocks", "duplicate_blocks", "pair_blocks"]
+
+MOST_PAIRS = 100
+"""Pairs that a page shows; all of them are in ``report.json``."""
+
+# Bytes of the pictures of one gallery; noise, which does not compress, is what they are there for.
+_PAIR_BYTES, _POINT_BYTES, _GROUP_BYTES = 1_700_000, 700_000, 400_000
+_COPIED = "Training points by the number of their copies"
+_MOST_POINTS = 24
+_MOST_GROUPS = 8
+_MOST_MEMBERS = 4
+_ROWS_IN_FULL = 6
+_COLUMNS_IN_FULL = 10
+
+
+def pair_blocks(result: AuditResult) -> list[Block]:
+    """The most suspicious pairs: a gallery of pictures, or tables of rows."""
+    if has_pictures(result.inputs.train):
+        return [_picture_gallery(result)]
+    return _row_tables(result)
+
+
+def _left_out(result: AuditResult, shown: int) -> str:
+    total = len(result.pairs)
+    flagged = sum(pair.flagged for pair in result.pairs)
+    text = (
+        f"Flagged: on the list whose expected share of wrong entries is at most "
+        f"{percent_given(result.settings.false_discovery_rate)} [Benjamini95]; {flagged} of "
+        f"{len(result.inputs.generated)} samples are on it. The closest pairs come first."
+    )
+    if shown < total:
+        text += (
+            f" Shown are {shown} of the {total} pairs listed; {total - shown} are left out here "
+            "and are in `report.json`."
+        )
+    return text
+
+
+def _values(pair: Pair, has_variants: bool) -> dict[str, str | float | bool | None]:
+    values: dict[str, str | float | bool | None] = {"distance": pair.distance}
+    if pair.heldout_distance is not None:
+        values["held-out distance"] = pair.heldout_distance
+    values |= {"ratio d1/d2": pair.ratio, "p-value": pair.p_value}
+    if has_variants:
+        values["closest as"] = pair.variant
+    values["flagged"] = pair.flagged
+    return values
+
+
+def _picture_gallery(result: AuditResult) -> Gallery:
+    inputs = result.inputs
+    album = Thumbnails(inputs.train)
+    asked = result.settings.invariance
+    transforms = None if asked is None else parse_invariance(asked)
+    items = []
+    for pair in result.pairs[:MOST_PAIRS]:
+        if album.used > _PAIR_BYTES:
+            break
+        images = [album.image(inputs.generated, pair.sample, "sample")]
+        if transforms is not None and pair.variant != "identity":
+            images.append(_transformed(album, inputs.generated, pair, transforms))
+        images.append(album.image(inputs.train, pair.train, "nearest train"))
+        if inputs.heldout is not None and pair.heldout is not None:
+            images.append(album.image(inputs.heldout, pair.heldout, "nearest held-out"))
+        items.append(
+            GalleryItem(
+                images,
+                f"sample {pair.sample}{_named(pair.sample_name)}, train {pair.train}"
+                f"{_named(pair.train_name)}",
+                _values(pair, transforms is not None),
+            )
+        )
+    return Gallery(
+        f"Samples that are closest to the training data, by {result.decision.descriptor}",
+        items,
+        _left_out(result, len(items)),
+        strips=inputs.train.kind == "video",
+        facets=("flagged", "closest as"),
+    )
+
+
+def _transformed(album: Thumbnails, data: Dataset, pair: Pair, transforms: Invariance) -> Image:
+    point = transforms.variant(data.x[pair.sample], transforms.names.index(pair.variant))
+    return album.image(data, pair.sample, f"sample, {pair.variant}", point)
+
+
+def _named(name: str) -> str:
+    """The name in brackets where it says more than the index."""
+    return "" if name.startswith("row ") else f" ({name})"
+
+
+def _row_tables(result: AuditResult) -> list[Block]:
+    inputs = result.inputs
+    compare = Differences(inputs.train)
+    shown = result.pairs[:MOST_PAIRS]
+    has_heldout = any(pair.heldout_distance is not None for pair in shown)
+    header = ["Sample", "Nearest train", "Where they differ", "Distance"]
+    header += ["Held-out distance"] if has_heldout else []
+    header += ["d1/d2", "p-value", "Flagged"]
+    rows: list[list[CellValue]] = []
+    for pair in shown:
+        row: list[CellValue] = [
+            Cell(f"{pair.sample}{_named(pair.sample_name)}", sort=pair.sample),
+            Cell(f"{pair.train}{_named(pair.train_name)}", sort=pair.train),
+            compare.summary(_row(inputs.generated, pair.sample), _row(inputs.train, pair.train)),
+            pair.distance,
+        ]
+        row += [pair.heldout_distance] if has_heldout else []
+        row += [pair.ratio, p_cell(pair.p_value), _mark(pair.flagged)]
+        rows.append(row)
+    listed = Table(
+        f"Samples that are closest to the training data, by {result.decision.descriptor}",
+        header,
+        rows,
+        _left_out(result, len(rows))
+        + " Differences are sample against training point; s.d. is the standard deviation of the "
+        "training column.",
+        sortable=True,
+        stacked=True,
+    )
+    return [listed, _in_full(result, compare)]
+
+
+def _mark(flagged: bool) -> Cell:
+    return Cell("flagged", "bad", sort=1) if flagged else Cell("no", sort=0)
+
+
+def _row(data: Dataset, index: int) -> np.ndarray:
+    return np.asarray(data.x[index].flatten().numpy())
+
+
+def _in_full(result: AuditResult, compare: Differences) -> Table:
+    """The closest pairs value by value, with what differs from the sample marked."""
+    inputs = result.inputs
+    pairs = result.pairs[:_ROWS_IN_FULL]
+    chosen = _telling_columns(result, compare, pairs)
+    rows: list[list[CellValue]] = []
+    for pair in pairs:
+        sample = _row(inputs.generated, pair.sample)
+        rows.append(
+            [
+                Cell(f"sample {pair.sample}", note=f"distance {pair.distance:.3g} to train"),
+                *(compare.text(c, float(sample[c])) for c in chosen),
+            ]
+        )
+        others = [("nearest train", pair.train, inputs.train)]
+        if inputs.heldout is not None and pair.heldout is not None:
+            others.append(("nearest held-out", pair.heldout, inputs.heldout))
+        for name, index, data in others:
+            found = compare(sample, _row(data, index))
+            cells = [
+                Cell(f"≠ {one.second}", "bad", note=one.change)
+                if one.differs
+                else Cell(one.second)
+                for one in (found[c] for c in chosen)
+            ]
+            rows.append([f"{name} {index}", *cells])
+    some = "" if len(chosen) == len(compare.columns) else f"{len(chosen)} of the "
+    return Table(
+        f"The closest pairs in full ({some}{len(compare.columns)} columns)",
+        ["Row", *(compare.columns[c] for c in chosen)],
+        rows,
+        "≠ marks what differs from the sample by more than 0.001 standard deviations of the "
+        "training column, with the signed difference under it.",
+    )
+
+
+def _telling_columns(
+    result: AuditResult, compare: Differences, pairs: Sequence[Pair]
+) -> list[int]:
+    """All columns of narrow data; of wide data those in which the pairs differ most."""
+    width = len(compare.columns)
+    if width <= _COLUMNS_IN_FULL:
+        return list(range(width))
+    sizes = np.zeros(width)
+    for pair in pairs:
+        found = compare(
+            _row(result.inputs.generated, pair.sample), _row(result.inputs.train, pair.train)
+        )
+        sizes += [one.size for one in found]
+    return sorted(np.argsort(-sizes, kind="stable")[:_COLUMNS_IN_FULL].tolist())
+
+
+def copied_blocks(result: AuditResult) -> list[Block]:
+    """The training points with the most suspicious samples."""
+    points = result.copied_points[:_MOST_POINTS]
+    if not points:
+        return [Paragraph("No sample is suspicious, so no training point is listed.")]
+    blocks: list[Block] = []
+    if result.verdict != "memorizing":
+        blocks.append(
+            Paragraph(
+                "Copying was not shown. These are the training points next to the closest "
+                "samples, for a look by eye."
+            )
+        )
+
+    def note(shown: int) -> str:
+        total = len(result.copied_points)
+        return (
+            "Copies: suspicious samples that are nearest to the point or to one of its "
+            "duplicates. Occurrences: how often the point is in the training data."
+        ) + (f" Shown are {shown} of {total} points." if shown < total else "")
+
+    inputs = result.inputs
+    if has_pictures(inputs.train):
+        album = Thumbnails(inputs.train)
+        items = []
+        for point in points:
+            if album.used > _POINT_BYTES:
+                break
+            images = [
+                album.image(inputs.train, point.train, "training point"),
+                album.image(inputs.generated, point.best, "closest sample"),
+            ]
+            values = {
+                "copies": point.copies,
+                "occurrences": point.duplicates,
+                "distance": point.distance,
+            }
+            items.append(GalleryItem(images, f"train {point.train}{_named(point.name)}", values))
+        blocks.append(
+            Gallery(_COPIED, items, note(len(items)), strips=inputs.train.kind == "video")
+        )
+        return blocks
+    compare = Differences(inputs.train)
+    blocks.append(
+        Table(
+            _COPIED,
+            (
+                "Training point",
+                "Copies",
+                "Occurrences",
+                "Closest sample",
+                "Distance",
+                "Where they differ",
+            ),
+            [
+                (
+                    Cell(f"{point.train}{_named(point.name)}", sort=point.train),
+                    point.copies,
+                    point.duplicates,
+                    Cell(str(point.best), sort=point.best),
+                    point.distance,
+                    compare.summary(
+                        _row(inputs.generated, point.best), _row(inputs.train, point.train)
+                    ),
+                )
+                for point in points
+            ],
+            note(len(points)),
+            sortable=True,
+            stacked=True,
+        )
+    )
+    return blocks
+
+
+def duplicate_blocks(result: AuditResult) -> list[Block]:
+    """Duplicate groups of the training data, with examples, and the overlap with held-out."""
+    inputs = result.inputs
+    groups = inputs.duplicates
+    repeated = (groups.sizes > 1).nonzero()[:, 0]
+    blocks: list[Block] = [Paragraph(_duplicate_text(result, len(repeated)))]
+    if len(repeated):
+        order = repeated[groups.sizes[repeated].argsort(descending=True, stable=True)]
+        shown = order[:_MOST_GROUPS].tolist()
+        members = [(groups.labels == label).nonzero()[:, 0].tolist() for label in shown]
+        note = (
+            f"The largest of {len(repeated)} groups, at most {_MOST_GROUPS} of them and "
+            f"{_MOST_MEMBERS} points of each."
+        )
+        blocks.append(_groups(result, members, note))
+    blocks.append(Paragraph(_overlap_text(result)))
+    return blocks
+
+
+def _groups(result: AuditResult, members: Sequence[Sequence[int]], note: str) -> Block:
+    train = result.inputs.train
+    title = "Groups of duplicated training points"
+    if has_pictures(train):
+        album = Thumbnails(train)
+        items = []
+        for group in members:
+            if album.used > _GROUP_BYTES:
+                break
+            images = [
+                album.image(train, i, _short(train.names[i], i)) for i in group[:_MOST_MEMBERS]
+            ]
+            items.append(GalleryItem(images, f"{len(group)} points", {"points": len(group)}))
+        return Gallery(title, items, note, strips=train.kind == "video")
+    compare = Differences(train)
+    rows = []
+    for group in members:
+        first = _row(train, group[0])
+        values = ", ".join(
+            f"{compare.columns[c]} {compare.text(c, float(first[c]))}"
+            for c in range(min(4, len(first)))
+        )
+        more = "" if len(first) <= 4 else ", …"
+        names = ", ".join(str(i) for i in group[:_MOST_MEMBERS])
+        rows.append(
+            (len(group), names + (", …" if len(group) > _MOST_MEMBERS else ""), values + more)
+        )
+    return Table(title, ("Points", "Index", "Values of the first"), rows, note, stacked=True)
+
+
+def _short(name: str, index: int) -> str:
+    return str(index) if name.startswith("row ") else name.rsplit("/", 1)[-1]
+
+
+def _duplicate_text(result: AuditResult, repeated: int) -> str:
+    inputs = result.inputs
+    groups, count = inputs.duplicates, len(inputs.train)
+    if not repeated:
+        return (
+            f"No two of the {count} training points are closer than the tolerance of "
+            f"{inputs.tolerance:.3g} in units of the data: there are no duplicates."
+        )
+    within = "identical" if inputs.tolerance == 0 else f"closer than {inputs.tolerance:.3g}"
+    return (
+        f"{groups.num_redundant} of the {count} training points repeat others ({within}, in units "
+        f"of the data): {repeated} groups of duplicates, the largest of "
+        f"{int(groups.sizes.max())}. Tests that compare the nearest training point with the next "
+        "take the next from another group; duplicates would hide copies otherwise."
+    )
+
+
+def _overlap_text(result: AuditResult) -> str:
+    inputs = result.inputs
+    texts = []
+    if inputs.overlap:
+        some = ", ".join(str(i) for i in inputs.overlap[:10])
+        more = ", …" if len(inputs.overlap) > 10 else ""
+        texts.append(
+            f"{len(inputs.overlap)} held-out points are also in the training data and were left "
+            f"out (index {some}{more}): they would count as copies and hide real ones."
+        )
+    elif inputs.heldout is not None:
+        texts.append("No held-out point was removed for being in the training data.")
+    if inputs.overlap_kept:
+        texts.append(
+            f"{inputs.overlap_kept} held-out points equal a training point and were kept, since "
+            "rows repeat within the training data as often."
+        )
+    if inputs.repeated_samples:
+        texts.append(
+            f"{inputs.repeated_samples} of the {len(inputs.generated)} samples equal an earlier "
+            "sample exactly."
+        )
+    return " ".join(texts) or "There are no held-out data with which training data could overlap."
