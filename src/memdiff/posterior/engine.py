@@ -233,11 +233,10 @@ class PosteriorEngine:
         weighted = torch.zeros_like(x)
         for block in self._blocks(_BLOCK):
             points = self._centred(block, dtype)
-            logits = self._products(query, points, curvature, self.half_norm[block])
-            prior.add_to(logits, block)
-            block_top, block_index = logits.max(1)
-            better = block_top > top
-            index = torch.where(better, block_index + block.start, index)
+            logits = self._logits(query, points, block, curvature, None, prior)
+            block_top = logits.amax(1)
+            better = (block_top > top).nonzero()[:, 0]
+            index[better] = logits[better].argmax(1) + block.start
             new_top = torch.maximum(top, block_top)
             # While nothing has been seen, both are -inf: shift by 0, and the sums stay empty.
             shift = torch.where(new_top == -math.inf, 0.0, new_top)
@@ -246,11 +245,10 @@ class PosteriorEngine:
             logits.sub_(shift[:, None]).clamp_(min=LOGIT_FLOOR)
             block_weights = logits.exp()
             seen = (new_top != -math.inf).to(torch.float64)
-            block_total = block_weights.sum(1, dtype=torch.float64) * seen
             moved = torch.where(moved == -math.inf, 0.0, moved)
             entropy = factor * (entropy + moved * total)
-            entropy += seen * logits.mul_(block_weights).sum(1, dtype=torch.float64)
-            total = factor * total + block_total
+            entropy += seen * torch.linalg.vecdot(logits, block_weights)
+            total = factor * total + seen * block_weights.sum(1)
             weighted = factor[:, None] * weighted + seen[:, None] * (block_weights @ points)
             top = new_top
         constant = (centred_x**2).sum(1) / (2 * sigma**2)
@@ -298,8 +296,7 @@ class PosteriorEngine:
         bound = top
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for block in blocks:
-            values = self._products(query, self.centred[block], scale**2, self.half_norm[block])
-            prior.add_to(values, block, sigma**2)
+            values = self._logits(query, self.centred[block], block, scale**2, sigma**2, prior)
             top = torch.maximum(top, values.amax(1))
             # Rounded down, so that the margin is never cut short.
             bound = (top.to(torch.float64) - margin).to(self.dtype)
@@ -364,17 +361,35 @@ class PosteriorEngine:
             logits[rows] -= _square(difference) / (2 * sigma[rows, None] ** 2)
         return logits
 
-    def _products(
-        self, query: Tensor, points: Tensor, curvature: Tensor, half_norm: Tensor
+    def _logits(
+        self,
+        query: Tensor,
+        points: Tensor,
+        block: slice,
+        curvature: Tensor,
+        factor: Tensor | None,
+        prior: Prior,
     ) -> Tensor:
-        """``query @ points.T - curvature * half_norm`` with shape ``(B, N')``."""
-        if bool((curvature == curvature[0]).all()):
-            bias = (-curvature[0] * half_norm).to(query.dtype)
-            return torch.addmm(bias, query, points.T)
-        values = query @ points.T
-        return values.addcmul_(
-            curvature.to(query.dtype)[:, None], half_norm.to(query.dtype)[None], value=-1.0
-        )
+        """``query @ points.T - curvature * half_norm + factor * terms`` with shape ``(B, K)``.
+
+        Where all queries are at one noise level, everything but the conditions and exclusions is
+        the bias of one fused product.
+        """
+        half_norm, log_prior = self.half_norm[block], self.log_prior[block]
+        if bool((curvature == curvature[0]).all()) and (
+            factor is None or bool((factor == factor[0]).all())
+        ):
+            weight = 1.0 if factor is None else factor[0]
+            bias = weight * log_prior - curvature[0] * half_norm
+            values = torch.addmm(bias.to(query.dtype), query, points.T)
+        else:
+            values = query @ points.T
+            rows = curvature.to(query.dtype)[:, None]
+            values.addcmul_(rows, half_norm.to(query.dtype)[None], value=-1.0)
+            scaled = log_prior[None] if factor is None else factor[:, None] * log_prior[None]
+            values.add_(scaled.to(query.dtype))
+        prior.restrict(values, block, factor)
+        return values
 
     def _centred(self, block: slice, dtype: torch.dtype) -> Tensor:
         if dtype == self.dtype:

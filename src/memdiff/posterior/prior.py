@@ -52,9 +52,20 @@ class Prior:
             left_out = left_out | (index == self.exclude[:, None])
         return torch.where(left_out, -math.inf, terms)
 
-    def add_to(self, logits: Tensor, block: slice, factor: Tensor | None = None) -> None:
-        """Add the terms, times ``factor`` ``(B,)`` if given, to ``logits`` in place."""
-        terms = self.block(block)
-        if factor is not None:
-            terms = factor[:, None] * terms
-        logits.add_(terms.to(logits.dtype))
+    def restrict(self, logits: Tensor, block: slice, factor: Tensor | None = None) -> None:
+        """Add what differs between queries, conditions and exclusions, to logits in place.
+
+        Args:
+            logits: Logits of a block of points, ``(B, K)``, without those terms.
+            block: The points.
+            factor: Multiplies the terms, ``(B,)``; None for 1.
+        """
+        if self.extra is not None:
+            terms = self.extra(self.rows, block)
+            if factor is not None:
+                terms = factor[:, None] * terms
+            logits.add_(terms.to(logits.dtype))
+        if self.exclude is not None:
+            inside = (self.exclude >= block.start) & (self.exclude < block.stop)
+            rows = inside.nonzero()[:, 0]
+            logits[rows, self.exclude[rows] - block.start] = -math.inf
