@@ -129,6 +129,14 @@ class Distances:
         """Number of points of ``"generated"``, ``"train"`` or ``"heldout"`` (0 if not given)."""
         return len(self._rows[name]) if name in self._rows else 0
 
+    def rows(self, name: str) -> Rows:
+        """The points of a set, as blocks to read."""
+        return self._rows[name]
+
+    def data(self, name: str) -> RowData:
+        """The points of a set, as they were given."""
+        return self._sets[name]
+
     @property
     def has_heldout(self) -> bool:
         """Whether held-out points were given."""

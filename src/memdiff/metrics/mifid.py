@@ -194,7 +194,7 @@ def _closest(found: Distances, name: str) -> Tensor:
     behind = [
         nearest(
             -rows.read(at, min(at + step, len(rows))).reshape(-1, *rows.shape),
-            found._sets["train"],
+            found.data("train"),
             metric="cosine",
             memory_limit=limit // 2,
         ).distances[:, 0]

@@ -23,7 +23,7 @@ UNCERTAIN = 1e-9  # of |x|^2 + |y|^2: comparisons closer than this are decided b
 
 def rows_of(found: Distances, name: str) -> Rows:
     """The points of a set that ``found`` was built from."""
-    return found._rows[name]
+    return found.rows(name)
 
 
 def blocks(rows: Rows, name: str, memory_limit: int = MEMORY_LIMIT) -> Iterator[Tensor]:
