@@ -190,7 +190,7 @@ class TestEmpiricalBayes:
         if convention == "density":
             value = value / (12 * 2 * math.pi * sigma**2)
         (gradient,) = torch.autograd.grad(value.sum(), x)
-        floor = float(value.median())
+        floor = float(value.detach().median())
         expected = gradient / value.detach().clamp_min(floor)[:, None]
         with torch.no_grad():
             ours = EmpiricalBayes(EmpiricalScore(data, process), floor, convention)(x, t)
