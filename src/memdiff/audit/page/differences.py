@@ -87,11 +87,11 @@ class Differences:
         return format_number(value) if codes is None else codes[round(value)]
 
     def summary(self, first: np.ndarray, second: np.ndarray, most: int = 3) -> str:
-        """Where two rows differ, the largest differences first."""
+        """Where two rows differ, the largest differences first, to follow "differs"."""
         found = [one for one in self(first, second) if one.differs]
         if not found:
             same = bool((np.asarray(first) == np.asarray(second)).all())
-            return "nowhere" if same else "by less than 0.001 s.d. in every column"
+            return "nowhere" if same else "by at most 0.001 s.d. in every column"
         found.sort(key=lambda one: -one.size)
         parts = [
             f"{one.column}: {one.first} against {one.second}"
@@ -101,7 +101,7 @@ class Differences:
         left = len(found) - most
         if left > 0:
             parts.append(f"{left} more of {len(self.columns)} columns")
-        return "; ".join(parts)
+        return "in " + "; ".join(parts)
 
 
 def _signed(value: float) -> str:

@@ -280,7 +280,7 @@ def sensitivity_table(entry: Evidence, seed: int) -> Table:
                 percent(result.value),
                 range_text(result.interval, percent),
                 range_text(band, percent),
-                result.p_value,
+                p_cell(result.p_value),
             ]
         )
     return Table(

@@ -318,7 +318,8 @@ def sensitivity_plot(evidence: Sequence[Evidence], seed: int) -> Plot:
         axes.set_xlabel(f"quantile of the {reference_words(entry)} (%)")
         axes.set_ylabel("excess copies (% of the samples)")
         axes.set_title(entry.name, loc="left")
-    legend(panels.flat[0])
+    handles, labels = panels.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure
 
 

@@ -60,8 +60,8 @@ def _sizes(result: AuditResult) -> dict[str, str]:
     samples, wanted = len(inputs.generated), samples_needed(resolution)
     if samples < wanted:
         found["Few samples"] = (
-            f"{samples} samples cannot exclude a copied fraction of {percent_given(resolution)}, even "
-            f"if none of them is a copy; about {wanted} could."
+            f"{samples} samples cannot exclude a copied fraction of {percent_given(resolution)}, "
+            f"even if none of them is a copy; about {wanted} could."
         )
     reference = inputs.train if inputs.heldout is None else inputs.heldout
     size, needed = len(reference), heldout_needed(resolution)

@@ -67,15 +67,23 @@ def _values(pair: Pair, has_variants: bool) -> dict[str, str | float | bool | No
 def _picture_gallery(result: AuditResult) -> Gallery:
     inputs = result.inputs
     album = Thumbnails(inputs.train)
-    asked = result.settings.invariance
-    transforms = None if asked is None else parse_invariance(asked)
+    transforms = _transforms(result)
     items = []
     for pair in result.pairs[:MOST_PAIRS]:
         if album.used > _PAIR_BYTES:
             break
         images = [album.image(inputs.generated, pair.sample, "sample")]
         if transforms is not None and pair.variant != "identity":
-            images.append(_transformed(album, inputs.generated, pair, transforms))
+            images.append(
+                _transformed(
+                    album,
+                    inputs.generated,
+                    pair.sample,
+                    f"as {pair.variant}",
+                    pair.variant,
+                    transforms,
+                )
+            )
         images.append(album.image(inputs.train, pair.train, "nearest train"))
         if inputs.heldout is not None and pair.heldout is not None:
             images.append(album.image(inputs.heldout, pair.heldout, "nearest held-out"))
@@ -96,9 +104,22 @@ def _picture_gallery(result: AuditResult) -> Gallery:
     )
 
 
-def _transformed(album: Thumbnails, data: Dataset, pair: Pair, transforms: Invariance) -> Image:
-    point = transforms.variant(data.x[pair.sample], transforms.names.index(pair.variant))
-    return album.image(data, pair.sample, f"sample, {pair.variant}", point)
+def _transforms(result: AuditResult) -> Invariance | None:
+    asked = result.settings.invariance
+    return None if asked is None else parse_invariance(asked)
+
+
+def _transformed(
+    album: Thumbnails,
+    data: Dataset,
+    index: int,
+    label: str,
+    variant: str,
+    transforms: Invariance,
+) -> Image:
+    """A point as the transform shows it under which it is closest."""
+    point = transforms.variant(data.x[index], transforms.names.index(variant))
+    return album.image(data, index, label, point)
 
 
 def _named(name: str) -> str:
@@ -111,15 +132,20 @@ def _row_tables(result: AuditResult) -> list[Block]:
     compare = Differences(inputs.train)
     shown = result.pairs[:MOST_PAIRS]
     has_heldout = any(pair.heldout_distance is not None for pair in shown)
-    header = ["Sample", "Nearest train", "Where they differ", "Distance"]
-    header += ["Held-out distance"] if has_heldout else []
+    header = ["Pair, and where it differs", "Distance"]
+    header += ["To held-out"] if has_heldout else []
     header += ["d1/d2", "p-value", "Flagged"]
     rows: list[list[CellValue]] = []
     for pair in shown:
         row: list[CellValue] = [
-            Cell(f"{pair.sample}{_named(pair.sample_name)}", sort=pair.sample),
-            Cell(f"{pair.train}{_named(pair.train_name)}", sort=pair.train),
-            compare.summary(_row(inputs.generated, pair.sample), _row(inputs.train, pair.train)),
+            Cell(
+                f"sample {pair.sample}{_named(pair.sample_name)}, train {pair.train}"
+                f"{_named(pair.train_name)}",
+                note="differs "
+                + compare.summary(
+                    _row(inputs.generated, pair.sample), _row(inputs.train, pair.train)
+                ),
+            ),
             pair.distance,
         ]
         row += [pair.heldout_distance] if has_heldout else []
@@ -131,7 +157,7 @@ def _row_tables(result: AuditResult) -> list[Block]:
         rows,
         _left_out(result, len(rows))
         + " Differences are sample against training point; s.d. is the standard deviation of the "
-        "training column.",
+        "training column. To held-out: distance to the nearest held-out point.",
         sortable=True,
         stacked=True,
     )
@@ -156,7 +182,7 @@ def _in_full(result: AuditResult, compare: Differences) -> Table:
         sample = _row(inputs.generated, pair.sample)
         rows.append(
             [
-                Cell(f"sample {pair.sample}", note=f"distance {pair.distance:.3g} to train"),
+                f"sample {pair.sample}",
                 *(compare.text(c, float(sample[c])) for c in chosen),
             ]
         )
@@ -166,7 +192,7 @@ def _in_full(result: AuditResult, compare: Differences) -> Table:
         for name, index, data in others:
             found = compare(sample, _row(data, index))
             cells = [
-                Cell(f"≠ {one.second}", "bad", note=one.change)
+                Cell(f"≠ {one.second}", "caution", note=one.change)
                 if one.differs
                 else Cell(one.second)
                 for one in (found[c] for c in chosen)
@@ -222,6 +248,8 @@ def copied_blocks(result: AuditResult) -> list[Block]:
     inputs = result.inputs
     if has_pictures(inputs.train):
         album = Thumbnails(inputs.train)
+        transforms = _transforms(result)
+        variants = next(e.variant for e in result.evidence if e.name == result.decision.descriptor)
         items = []
         for point in points:
             if album.used > _POINT_BYTES:
@@ -230,6 +258,13 @@ def copied_blocks(result: AuditResult) -> list[Block]:
                 album.image(inputs.train, point.train, "training point"),
                 album.image(inputs.generated, point.best, "closest sample"),
             ]
+            if transforms is not None and int(variants[point.best]) > 0:
+                variant = transforms.names[int(variants[point.best])]
+                images.append(
+                    _transformed(
+                        album, inputs.generated, point.best, f"as {variant}", variant, transforms
+                    )
+                )
             values = {
                 "copies": point.copies,
                 "occurrences": point.duplicates,
@@ -245,23 +280,23 @@ def copied_blocks(result: AuditResult) -> list[Block]:
         Table(
             _COPIED,
             (
-                "Training point",
+                "Training point, and its closest sample",
                 "Copies",
                 "Occurrences",
-                "Closest sample",
                 "Distance",
-                "Where they differ",
             ),
             [
                 (
-                    Cell(f"{point.train}{_named(point.name)}", sort=point.train),
+                    Cell(
+                        f"train {point.train}{_named(point.name)}, sample {point.best}",
+                        note="differs "
+                        + compare.summary(
+                            _row(inputs.generated, point.best), _row(inputs.train, point.train)
+                        ),
+                    ),
                     point.copies,
                     point.duplicates,
-                    Cell(str(point.best), sort=point.best),
                     point.distance,
-                    compare.summary(
-                        _row(inputs.generated, point.best), _row(inputs.train, point.train)
-                    ),
                 )
                 for point in points
             ],

@@ -56,23 +56,29 @@
         return facet.value === "" || facet.value === "=" + values[facet.getAttribute("data-facet")];
       });
     }
+    var more = gallery.querySelector(".more");
+    var first = 12;
+    function arranged() {
+      var descending = sort && direction.getAttribute("aria-pressed") === "true";
+      if (!sort || sort.value === "") return descending ? cards.slice().reverse() : cards;
+      return ordered(cards, function (card) {
+        return JSON.parse(card.getAttribute("data-values"))[sort.value];
+      }, descending);
+    }
     function update() {
       var words = filter.value.trim().toLowerCase();
       var count = 0;
-      cards.forEach(function (card) {
-        card.hidden = !wanted(card, words);
-        if (!card.hidden) count += 1;
+      arranged().forEach(function (card) {
+        var match = wanted(card, words);
+        if (match) count += 1;
+        card.hidden = !match || count > first;
+        list.appendChild(card);
       });
-      shown.textContent = count + " shown";
-      if (!sort) return;
-      var descending = direction.getAttribute("aria-pressed") === "true";
-      var result = sort.value === ""
-        ? (descending ? cards.slice().reverse() : cards)
-        : ordered(cards, function (card) {
-            return JSON.parse(card.getAttribute("data-values"))[sort.value];
-          }, descending);
-      result.forEach(function (card) { list.appendChild(card); });
+      shown.textContent = Math.min(count, first) + " of " + count + " shown";
+      more.parentNode.hidden = count <= first;
+      more.textContent = "Show all " + count;
     }
+    more.addEventListener("click", function () { first = Infinity; update(); });
     filter.addEventListener("input", update);
     facets.forEach(function (facet) { facet.addEventListener("change", update); });
     if (sort) {
@@ -83,6 +89,8 @@
         update();
       });
     }
+    window.addEventListener("beforeprint", function () { first = Infinity; update(); });
+    update();
   });
 
   if (window.matchMedia("(max-width: 69.99rem)").matches) {

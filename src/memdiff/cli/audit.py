@@ -1,0 +1,205 @@
+"""``memdiff audit``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import Namespace
+
+from memdiff.cli.data_options import DATA, add_data_options, load_sets
+from memdiff.cli.parser import Parser
+from memdiff.cli.progress import bar
+
+if TYPE_CHECKING:
+    from memdiff.audit import AuditResult
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options."""
+    from memdiff.features import DESCRIPTOR_FORMS
+
+    parser.add_argument(
+        "--generated", type=str, required=True, metavar="P", help=f"Samples: {DATA}."
+    )
+    parser.add_argument(
+        "--train", type=str, required=True, metavar="P", help="What the model was trained on."
+    )
+    parser.add_argument(
+        "--heldout",
+        type=str | None,
+        default=None,
+        metavar="P",
+        help="Data of the same source that the model has not seen: strongly recommended.",
+    )
+    parser.add_argument(
+        "--out", type=str, required=True, help="Folder for report.html and report.json."
+    )
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        type=str,
+        default=["pixels"],
+        metavar="NAME",
+        help=f"One or several descriptors: {', '.join(DESCRIPTOR_FORMS)}.",
+    )
+    parser.add_argument(
+        "--invariance",
+        type=str | None,
+        default=None,
+        metavar="NAMES",
+        help="Transforms under which a copy is still a copy: flip, rotate90, shift:PIXELS, or "
+        "several with commas.",
+    )
+    parser.add_argument(
+        "--level", type=float, default=0.05, help="False-positive rate of the verdict."
+    )
+    parser.add_argument(
+        "--resolution",
+        type=float,
+        default=0.01,
+        help="Copied fraction that should not go unseen.",
+    )
+    parser.add_argument(
+        "--false-discovery-rate", type=float, default=0.1, help="Level of the flagged list."
+    )
+    parser.add_argument(
+        "--duplicate-tolerance",
+        type=float,
+        default=0.01,
+        help="Share of the typical distance of training points up to which two are duplicates.",
+    )
+    parser.add_argument(
+        "--fail-above",
+        type=float | None,
+        default=None,
+        metavar="FRACTION",
+        help="Gate: exit with 1 if the verdict is memorizing and the copied fraction is above.",
+    )
+    parser.add_argument(
+        "--cache", type=str | None, default=None, metavar="DIR", help="Keep features here."
+    )
+    parser.add_argument(
+        "--sampler-settings",
+        type=str | None,
+        default=None,
+        metavar="FILE.json",
+        help="How the samples were made, for the report; memdiff sample writes such a file.",
+    )
+    add_data_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def run(options: Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from memdiff.audit import AuditSettings, audit
+    from memdiff.doctor import resolve_device
+    from memdiff.features import parse_descriptor, parse_invariance
+
+    # What is wrong with the options is said before anything is loaded.
+    features = [parse_descriptor(name) for name in options.features]
+    if options.invariance is not None:
+        parse_invariance(options.invariance)
+    choices: dict[str, Any] = {
+        "invariance": options.invariance,
+        "level": options.level,
+        "resolution": options.resolution,
+        "false_discovery_rate": options.false_discovery_rate,
+        "duplicate_tolerance": options.duplicate_tolerance,
+        "fail_above": options.fail_above,
+        "seed": options.seed,
+    }
+    AuditSettings(features=tuple(one.name for one in features), **choices)
+    device = resolve_device(options.device)
+    sampler_settings = _read_settings(options.sampler_settings)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    sources = {"generated": options.generated, "train": options.train}
+    if options.heldout is not None:
+        sources["heldout"] = options.heldout
+    sets = load_sets(options, sources)
+    with bar(options.quiet) as progress, _warnings_as_lines():
+        result = audit(
+            generated=sets["generated"],
+            train=sets["train"],
+            heldout=sets.get("heldout"),
+            features=features,
+            cache=options.cache,
+            device=device,
+            sampler_settings=sampler_settings,
+            progress=None if progress is None else _stages(progress),
+            **choices,
+        )
+        result.to_json(out / "report.json")
+        result.to_html(out / "report.html")
+    _print(result, out, as_json=options.json)
+    if result.gate_failed:
+        print(
+            f"memdiff audit: gate failed: the estimated copied fraction "
+            f"{result.decision.copied:.2%} is above {options.fail_above:.6g} (--fail-above)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:
+    if as_json:
+        whole = result.to_dict()
+        summary = {key: whole[key] for key in ("schema", "verdict", "decision", "gate", "advice")}
+        summary["flagged"] = sum(pair.flagged for pair in result.pairs)
+        files = {"html": str(out / "report.html"), "json": str(out / "report.json")}
+        print(json.dumps({**summary, "report": files}))
+        return
+    print(f"{result.verdict}: {result.decision.sentence}")
+    for one in result.advice:
+        print(f"- {one.finding} {one.action}")
+    print(f"report: {out / 'report.html'}")
+
+
+def _read_settings(path: str | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        settings = json.loads(Path(path).read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"sampler settings ({path}) are no JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"sampler settings ({path}) must be a JSON object of names and values, got a "
+            f"{type(settings).__name__}."
+        )
+    return settings
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what the library warns of as one line each, and once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield
+    for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
+        print(f"memdiff audit: warning: {text}", file=sys.stderr)
+
+
+def _stages(show: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:
+    """Finish the bar of a stage that does not report its end when the next one begins."""
+    pending: list[tuple[str, int]] = []
+
+    def report(stage: str, done: int, total: int) -> None:
+        if pending and pending[0][0] != stage:
+            name, whole = pending.pop()
+            show(name, whole, whole)
+        if ": " in stage and done < total:
+            pending[:] = [(stage, total)]
+        show(stage, done, total)
+
+    return report

@@ -1,0 +1,101 @@
+"""The commands, and what is common to them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from jsonargparse import ActionConfigFile, Namespace
+
+from memdiff.cli import audit, doctor, reproduce, sample
+from memdiff.cli.parser import Parser
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Args:
+        arguments: Arguments without the program's name; those of the process by default.
+    """
+    parser, commands = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given or ["--help"])
+    name = options.command
+    try:
+        code = commands[name](options[name])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print(
+            f"memdiff {name}: interrupted; what was finished is kept, the same command goes on.",
+            file=sys.stderr,
+        )
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        sys.stderr.close()
+        code = 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"memdiff {name}: {' '.join(_sentence(error).split())}", file=sys.stderr)
+        code = 2
+    raise SystemExit(code)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
+    from memdiff.provenance import versions
+
+    parser = Parser(
+        prog="memdiff",
+        description="Memorisation in generative diffusion models: measure it, explain it, "
+        "prevent it.",
+        version=versions()["memdiff"],
+    )
+    subcommands = parser.add_subcommands(dest="command")
+    commands: dict[str, Callable[[Namespace], int]] = {}
+    for name, summary, example, arguments, run in (
+        (
+            "reproduce",
+            "Run the paper's experiments and show measured next to published values.",
+            "memdiff reproduce --preset quick --out reproduction",
+            reproduce.add_arguments,
+            reproduce.run,
+        ),
+        (
+            "audit",
+            "Do the samples memorise the training data? A verdict with its uncertainty.",
+            "memdiff audit --generated samples.npz --train images/train --heldout images/test "
+            "--out audit",
+            audit.add_arguments,
+            audit.run,
+        ),
+        (
+            "sample",
+            "Draw samples without training, from a (regularised) empirical score.",
+            "memdiff sample --train digits --regularizer tikhonov --strength auto "
+            "--num 64 --out samples.npz",
+            sample.add_arguments,
+            sample.run,
+        ),
+        (
+            "doctor",
+            "Show versions, devices, threads, optional extras, and where weights are expected.",
+            "memdiff doctor",
+            doctor.add_arguments,
+            doctor.run,
+        ),
+    ):
+        command = Parser(description=f"{summary} Example: {example}")
+        arguments(command)
+        command.add_argument("--json", action="store_true", help="Print the result as JSON.")
+        command.add_argument("--quiet", action="store_true", help="Show no progress.")
+        command.add_argument("--config", action=ActionConfigFile, help="A YAML file of options.")
+        subcommands.add_subcommand(name, command, help=summary)
+        commands[name] = run
+    return parser, commands

@@ -1,0 +1,113 @@
+"""``memdiff sample``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Literal
+
+from jsonargparse import Namespace
+
+from memdiff.cli.data_options import DATA, add_data_options
+from memdiff.cli.parser import Parser
+from memdiff.cli.progress import bar
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options."""
+    from memdiff.generation import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
+
+    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        metavar="FILE.npz",
+        help="Samples, as the array x; FILE.json beside it holds the settings.",
+    )
+    parser.add_argument("--num", type=int, default=100, help="Number of samples.")
+    parser.add_argument(
+        "--regularizer",
+        type=Literal[REGULARIZERS],
+        default="none",
+        help="What keeps the score from memorising; none returns training data.",
+    )
+    parser.add_argument(
+        "--strength",
+        type=float | str,
+        default="auto",
+        metavar="X|auto",
+        help="Strength of the regularizer: tikhonov c, empirical-bayes log floor, temperature and "
+        "early-stop sigma/m, smoothed h; auto selects it by leave-one-out. early-stop also "
+        f"takes {', '.join(STOPPING_RULES)}.",
+    )
+    parser.add_argument(
+        "--process",
+        type=Literal[PROCESSES],
+        default="edm",
+        help="Forward process.",
+    )
+    parser.add_argument(
+        "--sampler",
+        type=Literal[SAMPLERS],
+        default="heun",
+        help="Reverse sampler.",
+    )
+    parser.add_argument("--steps", type=int, default=40, help="Steps of a fixed-step sampler.")
+    parser.add_argument(
+        "--t-end", type=float | None, default=None, help="Final time; that of the sampler if none."
+    )
+    parser.add_argument("--batch-size", type=int, default=256, help="Samples at a time.")
+    add_data_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def run(options: Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from memdiff.data import load
+    from memdiff.doctor import resolve_device
+    from memdiff.generation import GenerationSettings, generate_to_file
+
+    strength = options.strength
+    settings = GenerationSettings(
+        regularizer=options.regularizer,
+        strength=strength if isinstance(strength, str) else float(strength),
+        num=options.num,
+        process=options.process,
+        sampler=options.sampler,
+        steps=options.steps,
+        t_end=options.t_end,
+        seed=options.seed,
+        batch_size=options.batch_size,
+    )
+    train = load(
+        options.train,
+        name="train",
+        limit=options.limit,
+        size=options.size,
+        mode=options.mode,
+        key=options.key,
+    )
+    device = resolve_device(options.device)
+    with bar(options.quiet) as progress:
+        result = generate_to_file(train, settings, options.out, device=device, progress=progress)
+    for warning in result.warnings:
+        print(f"memdiff sample: warning: {warning}", file=sys.stderr)
+    if settings.regularizer == "none":
+        print(
+            "memdiff sample: note: the unregularised empirical score returns training data; "
+            "choose a --regularizer for samples that do not.",
+            file=sys.stderr,
+        )
+    if options.json:
+        selection = None if result.selection is None else result.selection.to_dict()
+        print(json.dumps({"out": options.out, **result.resolved, "selection": selection}))
+        return 0
+    how = settings.regularizer
+    if result.resolved["strength"] is not None:
+        how += f", strength {result.resolved['strength']:.4g} ({result.resolved['parameter']})"
+    print(f"{settings.num} samples of shape {tuple(train.shape)} in {options.out} ({how})")
+    return 0
