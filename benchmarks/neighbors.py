@@ -1,72 +1,82 @@
 """Nearest neighbours against the floor of their matrix product, in one run.
 
-    python benchmarks/neighbors.py --queries 50000 --points 50000 --features 512
-
-The floor is the bare product ``queries @ points.T`` in the same blocks into a reused buffer, by
-the fastest of the blockings tried. Times are interleaved, so that a busy machine slows both.
+The floor is the bare product ``queries @ points.T`` in blocks, by the fastest of the forms and
+blockings tried. Times are interleaved, so that a busy machine slows both.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import platform
 import resource
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from memdiff.neighbors import nearest
 
+__all__ = ["run"]
 
-def product_seconds(x: Tensor, y: Tensor, query_block: int, point_block: int) -> float:
-    out = torch.empty(query_block * point_block)
-    start = time.perf_counter()
-    for b, a in itertools.product(y.split(point_block), x.split(query_block)):
-        torch.mm(a, b.t(), out=out[: len(a) * len(b)].view(len(a), len(b)))
-    return time.perf_counter() - start
+# (queries, points, features)
+SIZES = {"small": (8000, 8000, 512), "full": (50000, 50000, 512)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=8000)
-    parser.add_argument("--points", type=int, default=8000)
-    parser.add_argument("--features", type=int, default=512)
-    parser.add_argument("--k", type=int, default=3)
-    parser.add_argument("--copies", type=float, default=0.1, help="share of near copies")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def run(size: str = "small", repeats: int = 3, k: int = 3) -> list[dict[str, Any]]:
+    """The row of the table; a tenth of the queries are near copies.
+
+    Args:
+        size: ``"small"`` or ``"full"`` (the size of the target; minutes a repeat).
+        repeats: Interleaved repetitions, of which the shortest counts.
+        k: Number of neighbours.
+
+    Returns:
+        One dict.
+    """
+    queries, points, features = SIZES[size]
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(options.queries, options.features, generator=generator)
-    y = torch.randn(options.points, options.features, generator=generator)
-    copied = min(int(options.copies * options.queries), options.points)
+    x = torch.randn(queries, features, generator=generator)
+    y = torch.randn(points, features, generator=generator)
+    copied = min(queries // 10, points)
     x[:copied] = y[:copied] + 1e-3 * x[:copied]
-
-    floors, searches = [], []
     nearest(x[:64], y[:64], 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(options.repeats):
-        floors.append(
-            min(
-                product_seconds(x, y, query_block, point_block)
-                for query_block, point_block in ((1024, 4096), (512, 2048))
-            )
-        )
+    floors, searches = [], []
+    for _ in range(repeats):
+        floors.append(_product_seconds(x, y))
         start = time.perf_counter()
-        nearest(x, y, options.k)
+        nearest(x, y, k)
         searches.append(time.perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    floor, search = min(floors), min(searches)
-    print(
-        f"| {options.queries} x {options.points} x {options.features} | k={options.k} "
-        f"| floor {floor:.2f} s | search {search:.2f} s | ratio {search / floor:.2f} "
-        f"| peak extra memory {memory / 1024:.0f} MB | {platform.machine()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads |"
-    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return [
+        {
+            "queries": queries,
+            "points": points,
+            "features": features,
+            "k": k,
+            "floor_seconds": min(floors),
+            "memdiff": min(searches) / min(floors),
+            "extra_memory_mb": (peak - before) / 1024,
+        }
+    ]
 
 
-if __name__ == "__main__":
-    main()
+def _product_seconds(x: Tensor, y: Tensor) -> float:
+    """All inner products, kept nowhere; the best form and blocking of a short trial."""
+
+    def product(rows: int, columns: int, fused: bool, x: Tensor, y: Tensor) -> None:
+        bias = torch.zeros(columns)
+        for b, a in itertools.product(y.split(columns), x.split(rows)):
+            if fused:
+                torch.addmm(bias[: len(b)], a, b.T)
+            else:
+                torch.mm(a, b.T)
+
+    def seconds(form: tuple[int, int, bool], x: Tensor, y: Tensor) -> float:
+        start = time.perf_counter()
+        product(*form, x, y)
+        return time.perf_counter() - start
+
+    forms = list(itertools.product((512, 1024), (2048, 4096), (False, True)))
+    trial = {form: seconds(form, x[:4096], y[:4096]) for form in forms * 2}
+    return seconds(min(trial, key=lambda form: trial[form]), x, y)

@@ -1,0 +1,62 @@
+"""The floor: bare matrix products by the fastest path that this machine offers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["best_time", "interleaved", "two_products"]
+
+
+def best_time(call: Callable[[], object], repeats: int) -> float:
+    """Shortest of several runs, in seconds, after one that warms up."""
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Shortest time of each call, in turns, so that a busy machine slows all of them."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: min(found) for name, found in times.items()}
+
+
+def two_products(x: Tensor, points: Tensor, block: int = 2048) -> Callable[[], Tensor]:
+    """Logits and weighted sum, ``B x d x N`` and ``B x N x d``, and nothing else.
+
+    In blocks with a reused buffer, by the fastest of the forms that torch offers for the same
+    product (on some processors they go to different libraries).
+    """
+    buffer = torch.empty(len(x), block, dtype=x.dtype)
+    bias = torch.zeros(block, dtype=x.dtype)
+
+    def plain(part: Tensor) -> Tensor:
+        return torch.mm(x, part.T, out=buffer[:, : len(part)].contiguous())
+
+    def fused(part: Tensor) -> Tensor:
+        return torch.addmm(bias[: len(part)], x, part.T)
+
+    first = points[:block]
+    product = min((plain, fused), key=lambda form: best_time(lambda: form(first), 3))
+
+    def run() -> Tensor:
+        total = torch.zeros_like(x)
+        for part in points.split(block):
+            total += product(part) @ part
+        return total
+
+    return run

@@ -1,0 +1,78 @@
+"""The posterior over training points against its floor and against peers, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.floor import interleaved, two_products
+from memdiff.posterior import PosteriorEngine
+
+__all__ = ["run"]
+
+# (queries, points, dimension): image-like and low-dimensional.
+SIZES = {
+    "small": ((128, 8000, 784), (256, 8000, 2)),
+    "full": ((256, 60000, 784), (256, 50000, 3072), (1024, 20000, 32), (1024, 20000, 2)),
+}
+SIGMAS = (1e-3, 0.1, 1.0, 10.0, 100.0)
+
+
+def run(size: str = "small", repeats: int = 3) -> list[dict[str, Any]]:
+    """Rows of the table: ratio of every method to the floor, at every noise level.
+
+    Args:
+        size: ``"small"`` (a minute) or ``"full"`` (the sizes of the targets).
+        repeats: Interleaved repetitions, of which the shortest counts.
+
+    Returns:
+        One dict a size and noise level.
+    """
+    rows = []
+    for queries, points, dimension in SIZES[size]:
+        generator = torch.Generator().manual_seed(0)
+        data = torch.rand(points, dimension, generator=generator) * 2 - 1
+        engine = PosteriorEngine(data)
+        ones = torch.ones(queries)
+        for sigma in SIGMAS:
+            noise = torch.randn(queries, dimension, generator=generator)
+            x, level = data[:queries] + sigma * noise, torch.full((queries,), sigma)
+            calls: dict[str, Callable[[], object]] = {
+                "floor": two_products(x, data),
+                "memdiff": partial(engine, x, ones, level),
+                "attention": partial(_attention, x, data, sigma),
+            }
+            if queries * points * 4 < 2**28:
+                calls["one-shot softmax"] = partial(_one_shot, x, data, sigma)
+            seconds = interleaved(calls, repeats)
+            floor = seconds.pop("floor")
+            rows.append(
+                {
+                    "queries": queries,
+                    "points": points,
+                    "dimension": dimension,
+                    "sigma": sigma,
+                    "floor_seconds": floor,
+                    **{name: value / floor for name, value in seconds.items()},
+                }
+            )
+    return rows
+
+
+def _attention(x: Tensor, data: Tensor, sigma: float) -> Tensor:
+    """Torch's fused attention with the norms as a bias; float32, no care for small distances."""
+    bias = (-(data**2).sum(1) / (2 * sigma**2))[None, None, None]
+    query, key = x[None, None], data[None, None]
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, key, attn_mask=bias.expand(1, 1, len(x), -1), scale=1 / sigma**2
+    )
+
+
+def _one_shot(x: Tensor, data: Tensor, sigma: float) -> Tensor:
+    """All logits at once, as most code writes it; float32, no care for small distances."""
+    logits = (x @ data.T - 0.5 * (data**2).sum(1)) / sigma**2
+    return logits.softmax(1) @ data
