@@ -1,0 +1,388 @@
+r"""The training loop, as a generator that its caller drives.
+
+>>> from memdiff.processes import VP
+>>> class Slope(Score):
+...     '''The score -a x; for data of unit variance a is 1.'''
+...     def __init__(self, process):
+...         super().__init__(process)
+...         self.a = torch.nn.Parameter(torch.tensor(0.0))
+...     def forward(self, x, t, y=None):
+...         return -self.a * x
+>>> data = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+>>> score = Slope(VP())
+>>> for step in train(score, data, settings=TrainingSettings(steps=300, learning_rate=0.05)):
+...     if step.step == 300:
+...         print(f"a = {score.a.item():.1f}")
+a = 1.0
+
+The caller logs, samples, saves (:mod:`memdiff.training.checkpoints`), watches for memorisation
+(:mod:`memdiff.training.monitor`), and stops by leaving the loop.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from memdiff.objectives import Draws
+from memdiff.scores.base import Score
+from memdiff.training.batches import batch_index, step_seed
+from memdiff.training.objective import Objective
+
+__all__ = ["TrainingSettings", "TrainingState", "TrainingStep", "train", "update_average"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    r"""Settings of :func:`train`.
+
+    Attributes:
+        steps: Number of the last step.
+        batch_size: Points a step, over all processes; None for every point in every step.
+        learning_rate: Of Adam (AdamW with a weight decay), after the warm-up.
+        warmup: Steps over which the learning rate rises linearly from 0.
+        weight_decay: Decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
+        clip: Largest norm of the gradient, over all parameters; None for no clipping.
+        ema: Decay :math:`\beta` of the moving average of the weights, in [0, 1).
+        ema_warmup: Whether step ``k`` averages with :math:`\min(\beta, (1 + k)/(10 + k))`, so that
+            short runs are not averages of their start.
+        precision: ``"float32"`` for the precision of the weights; ``"bfloat16"`` for mixed
+            precision; ``"auto"`` for bfloat16 on a GPU that has it.
+        seed: Seed of batches, noise, dropout. Everything random in a step depends on it and on the
+            number of the step alone.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    steps: int = 10_000
+    batch_size: int | None = 64
+    learning_rate: float = 1e-3
+    warmup: int = 0
+    weight_decay: float = 0.0
+    clip: float | None = None
+    ema: float = 0.9999
+    ema_warmup: bool = True
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("warmup", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be non-negative, got {self.weight_decay}.")
+        if self.clip is not None and not 0.0 < self.clip < math.inf:
+            raise ValueError(f"clip must be positive, got {self.clip}: None does not clip.")
+        if not 0.0 <= self.ema < 1.0:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}: 0 does not average.")
+        if self.precision not in ("float32", "bfloat16", "auto"):
+            raise ValueError(
+                f"precision must be float32, bfloat16 or auto, got {self.precision!r}."
+            )
+
+
+class TrainingState:
+    """All that a run carries from one step to the next.
+
+    Args:
+        score: The score to train; it is changed in place.
+        settings: Settings of the optimizer.
+        optimizer: Makes another optimizer than AdamW from the parameters.
+
+    Attributes:
+        score: The score.
+        averaged: Its moving average, in evaluation mode: the one to sample from.
+        optimizer: The optimizer.
+        step: Number of steps done.
+
+    Raises:
+        ValueError: If the score has no parameter to train.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        settings: TrainingSettings,
+        *,
+        optimizer: OptimizerFactory | None = None,
+    ) -> None:
+        parameters = [p for p in score.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError(
+                f"score must have parameters to train, got a {type(score).__name__} with none."
+            )
+        self.score = score
+        self.averaged = copy.deepcopy(score).eval().requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.AdamW(
+                parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            )
+            if optimizer is None
+            else optimizer(parameters)
+        )
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.step = 0
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What one step did.
+
+    Attributes:
+        step: Its number, from 1: the weights are those after it.
+        loss: Mean loss of the batch before the step, with the penalty.
+        denoising: Its part without the penalty.
+        penalty: The penalty.
+        gradient_norm: Norm of the gradient before clipping.
+        learning_rate: Learning rate of the first group of parameters.
+        state: The state, to save or to look into; the next step changes it.
+    """
+
+    step: int
+    loss: float
+    denoising: float
+    penalty: float
+    gradient_norm: float
+    learning_rate: float
+    state: TrainingState
+
+    @property
+    def score(self) -> Score:
+        """The score that is trained."""
+        return self.state.score
+
+    @property
+    def averaged(self) -> Score:
+        """Its moving average."""
+        return self.state.averaged
+
+
+def train(
+    score: Score,
+    data: Tensor,
+    objective: Objective | None = None,
+    settings: TrainingSettings | None = None,
+    *,
+    y: Tensor | None = None,
+    state: TrainingState | None = None,
+    distributed: bool = False,
+) -> Iterator[TrainingStep]:
+    """Train a score; one item a step.
+
+    Args:
+        score: The score, for example a ``NetworkScore``; it is changed in place.
+        data: Training data with shape ``(N, *S)``, floating.
+        objective: What to minimise; ``Objective()`` by default.
+        settings: How; ``TrainingSettings()`` by default.
+        y: Conditions of the training points with shape ``(N,)`` or ``(N, k)``.
+        state: Where to go on, from :func:`memdiff.training.load_state`; the run then ends as it
+            would have ended without the interruption, to the last bit. By default a new run.
+        distributed: Whether to share each batch among the ranks of the default process group of
+            ``torch.distributed``, which ``torchrun`` or ``accelerate.Accelerator()`` sets up. The
+            loss curve is that of one process with the same ``batch_size``.
+
+    Yields:
+        The steps, from ``state.step + 1`` to ``settings.steps``.
+
+    Raises:
+        ValueError: If an argument does not fit, or a loss is not finite.
+    """
+    objective = objective or Objective()
+    settings = settings or TrainingSettings()
+    _check_data(data, y)
+    state = TrainingState(score, settings) if state is None else state
+    if state.score is not score:
+        raise ValueError("state must be of the score that is trained, got one of another score.")
+    ranks = _Ranks(distributed)
+    ranks.share(score, state.averaged)
+    device = score.device
+    _check_batch(len(data), settings.batch_size, ranks.count)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    while state.step < settings.steps:
+        step = state.step
+        index = batch_index(len(data), settings.batch_size, settings.seed, step)
+        generator = torch.Generator().manual_seed(step_seed(settings.seed, step))
+        here = index.to(data.device)
+        draws = objective.draw(
+            score.process,
+            data[here].to(device),
+            generator,
+            None if y is None else y[index.to(y.device)].to(device),
+        )
+        draws = ranks.part(draws)
+        rate = _learning_rates(state, settings)
+        score.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        with (
+            _global_seed(step_seed(settings.seed, step, 1 + ranks.rank), device),
+            _precision(settings, device),
+        ):
+            losses = objective(score, draws)
+        total = losses.total.mean()
+        total.backward()
+        ranks.average_gradients(parameters)
+        denoising, penalty = ranks.average(
+            torch.stack([losses.denoising.mean(), losses.penalty.mean()]).detach()
+        )
+        if not math.isfinite(denoising + penalty):
+            raise ValueError(
+                f"the loss is {denoising + penalty} at step {step + 1}: lower the learning rate "
+                f"({rate:g}), clip the gradient, or raise the smallest time."
+            )
+        limit = math.inf if settings.clip is None else settings.clip
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        state.optimizer.step()
+        state.step = step + 1
+        update_average(state.averaged, score, _decay(settings, step))
+        yield TrainingStep(
+            step=state.step,
+            loss=denoising + penalty,
+            denoising=denoising,
+            penalty=penalty,
+            gradient_norm=norm,
+            learning_rate=rate,
+            state=state,
+        )
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, current: nn.Module, decay: float) -> None:
+    r"""Move an average of weights: :math:`\bar w \leftarrow \beta \bar w + (1 - \beta) w`.
+
+    Buffers are copied.
+
+    Args:
+        averaged: The average, changed in place.
+        current: The module with the weights :math:`w`, of the same structure.
+        decay: :math:`\beta` in [0, 1).
+    """
+    pairs = list(zip(averaged.parameters(), current.parameters(), strict=True))
+    if pairs:
+        torch._foreach_lerp_([a for a, _ in pairs], [c for _, c in pairs], 1.0 - decay)
+    for average, buffer in zip(averaged.buffers(), current.buffers(), strict=True):
+        average.copy_(buffer)
+
+
+def _decay(settings: TrainingSettings, step: int) -> float:
+    if not settings.ema_warmup:
+        return settings.ema
+    return min(settings.ema, (1 + step) / (10 + step))
+
+
+def _learning_rates(state: TrainingState, settings: TrainingSettings) -> float:
+    factor = min(1.0, (state.step + 1) / settings.warmup) if settings.warmup else 1.0
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return float(state.optimizer.param_groups[0]["lr"])
+
+
+def _precision(settings: TrainingSettings, device: torch.device) -> AbstractContextManager:
+    wanted = settings.precision
+    if wanted == "auto":
+        capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        wanted = "bfloat16" if capable else "float32"
+    if wanted == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@contextmanager
+def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from torch's global generators: seed them for the block, then restore them."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+class _Ranks:
+    """The processes that share a batch; one process is the plain case."""
+
+    def __init__(self, distributed: bool) -> None:
+        self.rank, self.count = 0, 1
+        if distributed:
+            import torch.distributed as dist
+
+            if not dist.is_available() or not dist.is_initialized():
+                raise ValueError(
+                    "distributed needs a process group, and none is initialised: start with "
+                    "torchrun and call torch.distributed.init_process_group(), or create an "
+                    "accelerate.Accelerator()."
+                )
+            self.rank, self.count = dist.get_rank(), dist.get_world_size()
+
+    def part(self, draws: Draws) -> Draws:
+        """The draws of this rank."""
+        if self.count == 1:
+            return draws
+        return list(draws.batches(len(draws) // self.count))[self.rank]
+
+    def share(self, *modules: nn.Module) -> None:
+        """Start all ranks from the weights of the first."""
+        if self.count == 1:
+            return
+        import torch.distributed as dist
+
+        for module in modules:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+    def average_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """One message: the mean over equal parts is the gradient of the whole batch."""
+        if self.count == 1:
+            return
+        import torch.distributed as dist
+
+        gradients = [
+            torch.zeros_like(p) if p.grad is None else p.grad for p in parameters
+        ]  # all ranks send the same layout
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
+
+    def average(self, values: Tensor) -> list[float]:
+        if self.count > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(values)
+            values = values / self.count
+        return [float(value) for value in values]
+
+
+def _check_data(data: Tensor, y: Tensor | None) -> None:
+    if data.ndim < 2 or len(data) == 0 or not data.is_floating_point():
+        raise ValueError(
+            f"data must be floating-point with shape (N, *S) and N at least 1, got {data.dtype} "
+            f"with shape {tuple(data.shape)}."
+        )
+    if y is not None and len(y) != len(data):
+        raise ValueError(f"y must have {len(data)} rows, one a training point, got {len(y)}.")
+
+
+def _check_batch(count: int, batch_size: int | None, ranks: int) -> None:
+    size = count if batch_size is None else min(batch_size, count)
+    if size % ranks:
+        raise ValueError(
+            f"the batch of {size} points must divide among {ranks} processes: make batch_size a "
+            f"multiple of {ranks} that is at most the number of training points, {count}."
+        )
