@@ -202,7 +202,7 @@ def test_doctor(capsys):
 def test_every_command_explains_itself_with_an_example(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for command in ("reproduce", "sample", "doctor"):
+    for command in ("reproduce", "audit", "sample", "doctor"):
         assert command in out
         code, help_text, _ = run(capsys, command, "--help")
         assert code == 0 and f"Example: memdiff {command}" in " ".join(help_text.split())

@@ -94,6 +94,12 @@ def test_image_png_is_pixel_exact_and_clips():
         image_png(torch.zeros(2, 4, 4))
 
 
+def test_large_images_shrink_to_the_side_asked_for_and_small_ones_stay():
+    large = pixels(image_png(torch.full((3, 40, 20), 0.2), max_side=10))
+    assert large.shape[:2] == (10, 5) and (large == 51).all()
+    assert pixels(image_png(torch.zeros(1, 6, 4), max_side=10)).shape[:2] == (6, 4)
+
+
 def test_image_grid_shows_every_image_once_at_the_same_size_and_frames_the_marked():
     colors = ("#FF0000", "#00FF00", "#0000FF", "#FF00FF")
     values = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colors])

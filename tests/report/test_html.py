@@ -45,7 +45,7 @@ def png(size=(6, 4)):
 def full_document(text="plain text"):
     """One of every block, with ``text`` in every place that takes text."""
     blocks = (
-        Banner(text, text, "bad"),
+        Banner(text, text, "bad", {text: text}),
         Paragraph(text),
         Figure("one", png(), text, text),
         Table(
@@ -68,8 +68,11 @@ def full_document(text="plain text"):
             [
                 GalleryItem([Image(png(), text, text)], text, {text: text, "distance": 0.5}),
                 GalleryItem([Image(png(), text, text)], text, {"distance": float("nan")}),
+                GalleryItem([], text, {text: "another"}),
             ],
             text,
+            strips=True,
+            facets=(text,),
         ),
     )
     return Document(
@@ -197,6 +200,21 @@ def test_gallery_values_are_json_without_nan():
     values = [json.loads(a["data-values"]) for a in page.all("li") if "data-values" in a]
     assert values[0] == {"plain text": "plain text", "distance": 0.5}
     assert values[1] == {"distance": None}
+
+
+def test_facets_offer_the_values_that_occur_and_cards_carry_theirs():
+    items = [
+        GalleryItem([], str(i), {"flagged": i < 2, "kind": "one", "distance": 0.5 * i})
+        for i in range(3)
+    ]
+    page = Page(
+        render(Document("d", lead=[Gallery("g", items, facets=("flagged", "kind", "absent"))]))
+    )
+    assert [a["data-facet"] for a in page.all("select") if "data-facet" in a] == ["flagged"]
+    values = [a["value"] for a in page.all("option") if a.get("value", "").startswith("=")]
+    assert values == ["=yes", "=no"]
+    cards = [json.loads(a["data-facets"]) for a in page.all("li") if "data-facets" in a]
+    assert [card["flagged"] for card in cards] == ["yes", "yes", "no"]
 
 
 def test_section_keys_must_be_distinct_and_usable():
