@@ -1,0 +1,387 @@
+r"""A monitor of memorisation for any training loop.
+
+>>> from memdiff.processes import VE
+>>> from memdiff.scores import EmpiricalScore
+>>> train, heldout = torch.randn(2, 40, 8, generator=torch.Generator().manual_seed(0))
+>>> monitor = Monitor(train, heldout, VE())
+>>> for step in (100, 200):
+...     observation = monitor.observe(step, EmpiricalScore(train, VE()))
+>>> observation.fraction, monitor.onset.tau_mem, monitor.onset.best
+(1.0, 100, None)
+
+At each observation, with the same noise and latents at all of them: the denoising loss on training
+and on held-out points at fixed small noise levels, the excess empirical risk (no sampling needed),
+and samples: their memorised fraction, and their distances to training and to held-out points.
+The losses separate before samples are copies (Bonnaire et al., arXiv:2505.17638); the rules that
+find the onset are in :mod:`memdiff.training.onset`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memdiff.metrics import Distances, clopper_pearson, exceedance, exchange, ratio
+from memdiff.objectives import (
+    Draws,
+    denoising_score_matching,
+    draw,
+    excess_empirical_risk,
+    sigma2,
+)
+from memdiff.processes import ForwardProcess
+from memdiff.samplers import Heun, Sampler, sample
+from memdiff.scores import EmpiricalScore
+from memdiff.scores.base import Score
+from memdiff.training.onset import Onset, Reading, find_onset, fisher_exact
+
+__all__ = ["Level", "Monitor", "MonitorSettings", "Observation"]
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    r"""Settings of a :class:`Monitor`.
+
+    Attributes:
+        ratios: Noise-to-signal ratios :math:`\sigma/m` of the losses, in units of the data; None
+            for 1/4, 1/2 and 1 times the median distance of training points to their nearest
+            other one, over :math:`\sqrt d`: levels at which the memorising score still tells
+            every training point from the others.
+        draws: Noised points per set and level.
+        samples: Number of samples.
+        sampler: How they are drawn.
+        batch_size: Points evaluated at a time.
+        threshold: Threshold :math:`k` of the ratio test.
+        alpha: Level of one look; see :mod:`memdiff.training.onset`.
+        patience: Rejections in a row that make an onset.
+        level: Coverage of the intervals.
+        seed: Seed of the noise and of the latents.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    ratios: tuple[float, ...] | None = None
+    draws: int = 256
+    samples: int = 64
+    sampler: Sampler = field(default_factory=lambda: Heun(steps=18))
+    batch_size: int = 256
+    threshold: float = 1.0 / 3.0
+    alpha: float = 0.01
+    patience: int = 2
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.samples < 2:
+            raise ValueError(f"samples must be at least 2, got {self.samples}.")
+        for name in ("alpha", "level"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}.")
+        if self.ratios is not None and not (
+            self.ratios and all(0.0 < ratio < math.inf for ratio in self.ratios)
+        ):
+            raise ValueError(f"ratios must be positive and finite, got {self.ratios}.")
+
+
+@dataclass(frozen=True)
+class Level:
+    r"""Losses at one noise level, per value of a point: 1 is what a score of 0 has.
+
+    Attributes:
+        ratio: :math:`\sigma/m`.
+        train_loss: Mean :math:`|\sigma s + z|^2/d` on training points.
+        heldout_loss: The same on held-out points, with the same :math:`z`.
+        gap_error: Standard error of their difference.
+        excess_risk: :math:`\sigma^2 |s - s_N|^2/d` at the noised training points, the excess over
+            the loss of the memorising score :math:`s_N`; 0 is memorisation.
+    """
+
+    ratio: float
+    train_loss: float
+    heldout_loss: float
+    gap_error: float
+    excess_risk: float
+
+    @property
+    def gap(self) -> float:
+        """Held-out loss minus training loss."""
+        return self.heldout_loss - self.train_loss
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a monitor saw at one step.
+
+    Attributes:
+        step: The step.
+        levels: The losses, one a noise level.
+        fraction: Share of samples that pass the ratio test.
+        interval: Its Clopper-Pearson interval.
+        null_fraction: The same share of the held-out points.
+        p_fraction: One-sided p-value of ``fraction`` against ``null_fraction``.
+        closer_to_train: Share of samples nearer to train than to held-out.
+        null_closer: Its expectation if the model treats both alike.
+        p_close: p-value of the audit's test.
+        train_distance: Median distance of the samples to their nearest training point.
+        heldout_distance: Median distance to their nearest held-out point.
+        fresh_distance: Median distance of held-out points to their nearest training point.
+        seconds: Wall time.
+        samples: The samples with shape ``(num, *S)``, on the CPU; None after loading.
+    """
+
+    step: int
+    levels: tuple[Level, ...]
+    fraction: float
+    interval: tuple[float, float]
+    null_fraction: float
+    p_fraction: float
+    closer_to_train: float
+    null_closer: float
+    p_close: float
+    train_distance: float
+    heldout_distance: float
+    fresh_distance: float
+    seconds: float
+    samples: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def train_loss(self) -> float:
+        """Training loss, mean over the levels."""
+        return sum(level.train_loss for level in self.levels) / len(self.levels)
+
+    @property
+    def heldout_loss(self) -> float:
+        """Held-out loss, mean over the levels."""
+        return sum(level.heldout_loss for level in self.levels) / len(self.levels)
+
+    @property
+    def excess_risk(self) -> float:
+        """Excess empirical risk, mean over the levels."""
+        return sum(level.excess_risk for level in self.levels) / len(self.levels)
+
+    @property
+    def reading(self) -> Reading:
+        """What the rules of the onset read."""
+        return Reading(self.step, self.heldout_loss, self.p_fraction, self.p_close)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples, in plain JSON types."""
+        fields = {name: value for name, value in vars(self).items() if name != "samples"}
+        return {
+            **fields,
+            "levels": [asdict(level) for level in self.levels],
+            "interval": list(self.interval),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> Observation:
+        """The observation that :meth:`to_dict` described, without its samples."""
+        levels = tuple(Level(**level) for level in entry["levels"])
+        low, high = entry["interval"]
+        return cls(**{**entry, "levels": levels, "interval": (low, high)})
+
+
+class Monitor:
+    """Watches a score for memorisation; plain enough for any loop.
+
+    Args:
+        train: Training points with shape ``(N, *S)``, at least 2 different ones.
+        heldout: Points of the same source that are not trained on, ``(H, *S)``, at least 2.
+        process: The forward process of the scores.
+        settings: Settings; ``MonitorSettings()`` by default.
+
+    Attributes:
+        observations: The observations so far.
+
+    Raises:
+        ValueError: If the sets do not fit each other, or a level is out of range.
+    """
+
+    def __init__(
+        self,
+        train: Tensor,
+        heldout: Tensor,
+        process: ForwardProcess,
+        settings: MonitorSettings | None = None,
+    ) -> None:
+        for name, data in (("train", train), ("heldout", heldout)):
+            if data.ndim < 2 or len(data) < 2 or not data.is_floating_point():
+                raise ValueError(
+                    f"{name} must be floating-point with shape (n, *S) and n at least 2, got "
+                    f"{data.dtype} with shape {tuple(data.shape)}."
+                )
+        if train.shape[1:] != heldout.shape[1:]:
+            raise ValueError(
+                f"heldout must have points of the shape of train, {tuple(train.shape[1:])}, got "
+                f"{tuple(heldout.shape[1:])}."
+            )
+        self.settings = settings or MonitorSettings()
+        self.observations: list[Observation] = []
+        self._train, self._heldout, self._process = train, heldout, process
+        self._empirical = EmpiricalScore(train, process)
+        self._ratios = self.settings.ratios or _scaled_ratios(train)
+        self._null: tuple[int, float] | None = None
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        r"""The noise levels :math:`\sigma/m`."""
+        return self._ratios
+
+    @property
+    def onset(self) -> Onset:
+        """What the rules find in the observations so far."""
+        readings = [observation.reading for observation in self.observations]
+        return find_onset(readings, alpha=self.settings.alpha, patience=self.settings.patience)
+
+    @property
+    def memorizing(self) -> bool:
+        """Whether an onset is confirmed: time to stop."""
+        return self.onset.onset is not None
+
+    def is_best(self) -> bool:
+        """Whether the last observation is the one to keep."""
+        return bool(self.observations) and self.onset.best == self.observations[-1].step
+
+    def observe(self, step: int, score: Score) -> Observation:
+        """Look at a score.
+
+        Args:
+            step: Number of the step, larger than that of the last observation.
+            score: The score, of the process of the monitor; usually the averaged one. Its
+                training mode is restored.
+
+        Returns:
+            The observation, which is added to ``observations``.
+
+        Raises:
+            ValueError: If the step is not larger than the last.
+        """
+        if self.observations and step <= self.observations[-1].step:
+            raise ValueError(
+                f"step must be larger than that of the last observation, "
+                f"{self.observations[-1].step}, got {step}."
+            )
+        started = time.perf_counter()
+        training = score.training
+        score.eval()
+        try:
+            levels = tuple(self._level(score, ratio, i) for i, ratio in enumerate(self._ratios))
+            drawn = sample(
+                score,
+                shape=self._train.shape[1:],
+                num=self.settings.samples,
+                sampler=self.settings.sampler,
+                seed=self.settings.seed,
+                batch_size=self.settings.batch_size,
+            ).x
+        finally:
+            score.train(training)
+        observation = self._compare(step, levels, drawn.to(self._train), started)
+        self.observations.append(observation)
+        return observation
+
+    def state_dict(self) -> dict[str, Any]:
+        """The observations, in plain JSON types."""
+        return {"observations": [observation.to_dict() for observation in self.observations]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the observations of :meth:`state_dict`."""
+        self.observations = [Observation.from_dict(entry) for entry in state["observations"]]
+
+    def _level(self, score: Score, ratio: float, stream: int) -> Level:
+        time_at = float(self._process.time_at_ratio(ratio))
+        seen = self._draws(self._train, time_at, stream)
+        fresh = self._draws(self._heldout, time_at, stream)
+        size, values = self.settings.batch_size, self._train[0].numel()
+        on_train, on_heldout = (
+            denoising_score_matching(score, draws, weighting=sigma2, batch_size=size)
+            for draws in (seen, fresh)
+        )
+        excess = excess_empirical_risk(score, self._empirical, seen, batch_size=size)
+        return Level(
+            ratio=ratio,
+            train_loss=on_train.value / values,
+            heldout_loss=on_heldout.value / values,
+            gap_error=_gap_error(on_heldout.losses, fresh, on_train.losses, seen) / values,
+            excess_risk=excess.value / values,
+        )
+
+    def _draws(self, data: Tensor, t: float, stream: int) -> Draws:
+        """Draws that use every point equally often, with noise that all sets and steps share."""
+        generator = torch.Generator().manual_seed(self.settings.seed * 1000 + stream)
+        order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+        index = order[torch.arange(self.settings.draws) % len(data)]
+        return draw(self._process, data, self.settings.draws, generator, times=t, index=index)
+
+    def _compare(
+        self, step: int, levels: tuple[Level, ...], drawn: Tensor, started: float
+    ) -> Observation:
+        settings = self.settings
+        found = Distances(generated=drawn, train=self._train, heldout=self._heldout)
+        copies = ratio(distances=found, threshold=settings.threshold, dimension=1.0)
+        hits = round(copies.value * len(drawn))
+        if self._null is None:
+            fresh = found.to_train("heldout").distances[:, 0]
+            assert copies.null is not None
+            null_hits = round(copies.null.value * len(self._heldout))
+            self._null = null_hits, float(fresh.median())
+        null_hits, fresh_distance = self._null
+        shares = exchange(distances=found, seed=settings.seed)
+        assert shares.null is not None
+        p_copy = max(
+            exceedance(distances=found, statistic=statistic, seed=settings.seed).p_value
+            for statistic in ("distance", "local")
+        )
+        interval = clopper_pearson(hits, len(drawn), settings.level)
+        return Observation(
+            step=step,
+            levels=levels,
+            fraction=copies.value,
+            interval=(interval.low, interval.high),
+            null_fraction=null_hits / len(self._heldout),
+            p_fraction=fisher_exact(hits, len(drawn), null_hits, len(self._heldout)),
+            closer_to_train=shares.value,
+            null_closer=shares.null.value,
+            p_close=min(1.0, 2.0 * min(p_copy, shares.p_value)),
+            train_distance=float(found.to_train("generated").distances[:, 0].median()),
+            heldout_distance=float(found.to_heldout("generated").distances[:, 0].median()),
+            fresh_distance=fresh_distance,
+            seconds=time.perf_counter() - started,
+            samples=drawn.cpu(),
+        )
+
+
+def _scaled_ratios(train: Tensor) -> tuple[float, ...]:
+    from memdiff.neighbors import duplicate_groups, self_nearest
+
+    distinct = train[duplicate_groups(train).representatives()]
+    if len(distinct) < 2:
+        raise ValueError(
+            f"train must hold at least 2 different points, got {len(train)} equal ones."
+        )
+    scale = float(self_nearest(distinct).distances[:, 0].median())
+    return tuple(share * scale / math.sqrt(train[0].numel()) for share in (0.25, 0.5, 1.0))
+
+
+def _gap_error(first: Tensor, one: Draws, second: Tensor, other: Draws) -> float:
+    """Standard error of the difference of two means, each clustered by data point."""
+    variance = 0.0
+    for losses, draws in ((first, one), (second, other)):
+        assert draws.index is not None
+        _, label = draws.index.to(losses.device).unique(return_inverse=True)
+        sums = losses.new_zeros(int(label.max()) + 1)
+        sums = sums.index_add(0, label, losses - losses.mean())
+        count = len(sums)
+        if count > 1:
+            variance += float((sums**2).sum()) * count / (count - 1) / len(losses) ** 2
+    return math.sqrt(variance)
