@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memdiff.audit.advice import advise
 from memdiff.audit.evidence import Evidence, measure
-from memdiff.audit.inputs import AuditInputs, Source, prepare
+from memdiff.audit.inputs import AuditInputs, Source, duplicate_distance, prepare
 from memdiff.audit.result import AuditResult, CopiedPoint, Pair
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import decide
@@ -215,15 +215,15 @@ def _features(
 
 def _tolerance(rows: Tensor, inputs: AuditInputs, settings: AuditSettings) -> float:
     """The duplicate tolerance in the units of the features, by the same rule as in the data's."""
-    from memdiff.neighbors import duplicate_groups, self_nearest
+    from memdiff.neighbors import duplicate_groups
 
     distinct = rows[duplicate_groups(rows).representatives()]
     if len(distinct) < 2:
         raise ValueError(
             f"the features of all {len(rows)} training points are equal: use another descriptor."
         )
-    scale = float(self_nearest(distinct).distances[:, 0].median())
-    return settings.duplicate_tolerance * scale
+    heldout = 0 if inputs.heldout is None else len(inputs.heldout)
+    return duplicate_distance(distinct, settings.duplicate_tolerance, max(len(rows), heldout))
 
 
 def _suspicious(evidence: Evidence) -> Tensor:

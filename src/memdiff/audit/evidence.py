@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memdiff.audit.clumping import Clumping, clumping
+from memdiff.audit.flagging import flag
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest
 from memdiff.metrics import (
@@ -21,7 +23,6 @@ from memdiff.metrics import (
     MetricResult,
     authenticity,
     calibrated_l2,
-    conformal,
     conformal_local,
     data_copying,
     exceedance,
@@ -35,7 +36,7 @@ from memdiff.metrics import (
 )
 from memdiff.metrics.closeness import Reference, Statistic
 
-__all__ = ["Evidence", "Measurement", "measure"]
+__all__ = ["Evidence", "Measurement", "Tests", "measure", "run_tests"]
 
 # FLD fits a mixture with one component a sample: above this many points a set is subsampled.
 _FLD_POINTS = 2000
@@ -61,6 +62,87 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Tests:
+    """The tests of one descriptor: all that the verdict rests on, and the flagged lists.
+
+    Attributes:
+        summary: What the verdict needs.
+        by_distance: Exceedance test of the distance to train.
+        by_scale: Exceedance test on the local scale.
+        shares: Exchange test, or None without held-out data.
+        copies: Excess copies at the 1 % quantile of the reference: the headline.
+        closest: Excess copies below the closest reference point: the upper bound.
+        flags: Conformal p-values, the larger of those by distance and on the local scale, and the
+            flagged list; the scores are distances.
+        local_flags: Those on the local scale alone, or None without held-out data.
+        clumping: How far the samples repeat each other.
+    """
+
+    summary: DescriptorTest
+    by_distance: Exceedance
+    by_scale: Exceedance
+    shares: Exchange | None
+    copies: ExcessCopies
+    closest: ExcessCopies
+    flags: Conformal
+    local_flags: Conformal | None
+    clumping: Clumping
+
+
+def run_tests(found: Distances, settings: AuditSettings) -> Tests:
+    """Run the tests: what :func:`memdiff.audit.self_check` calibrates is what an audit runs.
+
+    Args:
+        found: The distances.
+        settings: Settings of the audit.
+
+    Returns:
+        The tests.
+    """
+    has_heldout = found.has_heldout and found.size("heldout") >= 2
+    reference: Reference = "heldout" if has_heldout else "train"
+    local: Statistic = "local" if has_heldout else "ratio"
+    size = found.size(reference)
+    common: dict[str, Any] = {
+        "distances": found,
+        "reference": reference,
+        "seed": settings.seed,
+    }
+    by_distance = exceedance(**common)
+    by_scale = exceedance(**common, statistic=local)
+    shares = exchange(distances=found, seed=settings.seed) if has_heldout else None
+    copies = excess_copies(**common, quantile=0.01)
+    closest = excess_copies(**common, quantile=1.0 / (size + 1))
+    rate = settings.false_discovery_rate
+    flags = flag(found, reference, local, rate)
+    local_flags = (
+        conformal_local(distances=found, false_discovery_rate=rate) if has_heldout else None
+    )
+    clumps = clumping(found, reference)
+    assert copies.interval is not None and closest.interval is not None
+    summary = DescriptorTest(
+        p_distance=clumps.p_value(by_distance, size),
+        p_local=clumps.p_value(by_scale, size),
+        p_share=None if shares is None else shares.p_value,
+        copied=copies.value,
+        copied_low=copies.interval.low,
+        copied_high=copies.interval.high,
+        upper_bound=closest.interval.high,
+    )
+    return Tests(
+        summary=summary,
+        by_distance=by_distance,
+        by_scale=by_scale,
+        shares=shares,
+        copies=copies,
+        closest=closest,
+        flags=flags,
+        local_flags=local_flags,
+        clumping=clumps,
+    )
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What one descriptor says.
 
@@ -74,8 +156,9 @@ class Evidence:
         shares: Exchange test, or None without held-out data.
         copies: Excess copies at the 1 % quantile of the reference: the headline.
         closest: Excess copies below the closest reference point: the upper bound.
-        flags: Conformal p-values and the flagged list, by distance.
-        local_flags: The same on the local scale, or None without held-out data.
+        flags: Conformal p-values, the larger of those by distance and on the local scale, and the
+            flagged list; the scores are distances.
+        local_flags: Those on the local scale alone, or None without held-out data.
         measurements: Further metrics.
         distances: The searches behind it all.
         nearest_heldout: Index of the nearest held-out point of each sample, or None.
@@ -137,37 +220,8 @@ def measure(
         tolerance=tolerance,
         variants=variants,
     )
-    has_heldout = found.has_heldout and found.size("heldout") >= 2
-    reference: Reference = "heldout" if has_heldout else "train"
-    local: Statistic = "local" if has_heldout else "ratio"
-    size = found.size(reference)
-    common: dict[str, Any] = {
-        "distances": found,
-        "reference": reference,
-        "seed": settings.seed,
-    }
-    note("neighbours")
-    by_distance = exceedance(**common)
-    by_scale = exceedance(**common, statistic=local)
     note("tests")
-    shares = exchange(distances=found, seed=settings.seed) if has_heldout else None
-    copies = excess_copies(**common, quantile=0.01)
-    closest = excess_copies(**common, quantile=1.0 / (size + 1))
-    rate = settings.false_discovery_rate
-    flags = conformal(distances=found, reference=reference, false_discovery_rate=rate)
-    local_flags = (
-        conformal_local(distances=found, false_discovery_rate=rate) if has_heldout else None
-    )
-    assert copies.interval is not None and closest.interval is not None
-    test = DescriptorTest(
-        p_distance=by_distance.p_value,
-        p_local=by_scale.p_value,
-        p_share=None if shares is None else shares.p_value,
-        copied=copies.value,
-        copied_low=copies.interval.low,
-        copied_high=copies.interval.high,
-        upper_bound=closest.interval.high,
-    )
+    tests = run_tests(found, settings)
     measurements = []
     for entry in _PANEL:
         note(entry.title)
@@ -178,14 +232,14 @@ def measure(
         name=name,
         settings=descriptor_settings,
         metric=metric,
-        test=test,
-        by_distance=by_distance,
-        by_scale=by_scale,
-        shares=shares,
-        copies=copies,
-        closest=closest,
-        flags=flags,
-        local_flags=local_flags,
+        test=tests.summary,
+        by_distance=tests.by_distance,
+        by_scale=tests.by_scale,
+        shares=tests.shares,
+        copies=tests.copies,
+        closest=tests.closest,
+        flags=tests.flags,
+        local_flags=tests.local_flags,
         measurements=tuple(measurements),
         distances=found,
         variant=_closest_variant(features, variants, found, metric),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from memdiff.data import Dataset, align_categories, check_comparable, from_array, load
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest, self_nearest
 
-__all__ = ["AuditInputs", "Source", "prepare"]
+__all__ = ["AuditInputs", "Source", "duplicate_distance", "prepare"]
 
 Source = Dataset | Tensor | np.ndarray | str | Path
 
@@ -81,8 +82,8 @@ def prepare(
             "two different training points."
         )
     distinct = flat[exact.representatives()]
-    scale = float(self_nearest(distinct).distances[:, 0].median())
-    tolerance = duplicate_tolerance * scale
+    most = max(len(training), len(sets[2]) if len(sets) > 2 else 0)
+    tolerance = duplicate_distance(distinct, duplicate_tolerance, most)
     groups = duplicate_groups(flat, tolerance) if tolerance > 0 else exact
     fresh, overlap, kept = (
         _without_overlap(sets[2], training, tolerance, exact) if len(sets) > 2 else (None, (), 0)
@@ -97,6 +98,39 @@ def prepare(
         overlap_kept=kept,
         repeated_samples=duplicate_groups(samples.x.flatten(1)).num_redundant,
     )
+
+
+def duplicate_distance(distinct: Tensor, share: float, points: int) -> float:
+    r"""The distance up to which points count as duplicates, and chance pairs do not.
+
+    ``share`` of the median distance :math:`d_1` of points to their nearest other one; less where
+    so many different points are that close anyway. In :math:`r` intrinsic dimensions
+    :math:`P(d_1 \le t)` grows as :math:`t^r`: on a curve 0.7 % of fresh points fall within 1 % of
+    the median. Were these taken out of the reference as duplicates, what is left would be farther
+    from train than fresh data are, and fresh data would pass for copies.
+
+    Args:
+        distinct: Training points ``(N, e)`` without exact repetitions, at least 2.
+        share: The tolerance as a share of the median.
+        points: Number of points that are searched for duplicates.
+
+    Returns:
+        The distance; at most 0.05 of ``points`` are expected within it by chance. The expectation
+        extrapolates, by the power law, the number of points between once and ten times the
+        tolerance, where there are no duplicates.
+    """
+    near = self_nearest(distinct, min(2, len(distinct) - 1)).distances
+    tolerance = share * float(near[:, 0].median())
+    if tolerance == 0.0 or near.shape[1] < 2:
+        return tolerance
+    slope = float((near[:, 1] / near[:, 0]).log().median())
+    if slope == 0.0:
+        return tolerance  # a lattice: neighbours are all equally far
+    dimension = min(math.log(2.0) / slope, 100.0)  # (d_1 / d_2)^r is uniform
+    between = (near[:, 0] > tolerance) & (near[:, 0] <= 10.0 * tolerance)
+    chance = float(between.to(torch.float64).mean()) / (10.0**dimension - 1.0)
+    expected = points * chance
+    return tolerance * min(1.0, (0.05 / expected) ** (1.0 / dimension) if expected else 1.0)
 
 
 def _dataset(name: str, source: Source) -> Dataset:
