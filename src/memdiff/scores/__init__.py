@@ -15,6 +15,7 @@ from memdiff.scores.covariance import (
 )
 from memdiff.scores.empirical import EmpiricalScore
 from memdiff.scores.empirical_bayes import EmpiricalBayes
+from memdiff.scores.network import NetworkScore, Parametrization
 from memdiff.scores.population import GaussianMixtureScore, GaussianScore
 from memdiff.scores.regularised import RegularisedScore
 from memdiff.scores.smoothed import Smoothed
@@ -39,6 +40,8 @@ __all__ = [
     "GaussianScore",
     "InverseTemperature",
     "LowRankCovariance",
+    "NetworkScore",
+    "Parametrization",
     "RegularisedScore",
     "Score",
     "Smoothed",

@@ -1,0 +1,1 @@
+"""Training score networks: the loop, the monitor, ensembles and networks."""

@@ -1,0 +1,7 @@
+"""Networks whose output a score is made of."""
+
+from __future__ import annotations
+
+from memdiff.training.networks.mlp import MLP
+
+__all__ = ["MLP"]
