@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from memdiff.training.networks.mlp import MLP
+from memdiff.training.networks.unet import UNet
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "UNet"]
