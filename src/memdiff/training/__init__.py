@@ -1,1 +1,58 @@
 """Training score networks: the loop, the monitor, ensembles and networks."""
+
+from memdiff.training.assessment import Assessment, assess, summary, write_reports
+from memdiff.training.batches import batch_index, step_seed
+from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
+from memdiff.training.journal import Journal, read_journal
+from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
+from memdiff.training.model import ModelConfig, load_model
+from memdiff.training.monitor import Level, Monitor, MonitorSettings, Observation
+from memdiff.training.objective import (
+    EDMWeighting,
+    LogNormalRatio,
+    Losses,
+    Objective,
+    Penalty,
+    TikhonovPenalty,
+    edm_objective,
+)
+from memdiff.training.onset import Onset, Reading, find_onset
+from memdiff.training.run import RunSettings, TrainingRun, train_in_folder
+
+__all__ = [
+    "Assessment",
+    "EDMWeighting",
+    "Journal",
+    "Level",
+    "LogNormalRatio",
+    "Losses",
+    "ModelConfig",
+    "Monitor",
+    "MonitorSettings",
+    "Objective",
+    "Observation",
+    "Onset",
+    "Penalty",
+    "Reading",
+    "RunSettings",
+    "TikhonovPenalty",
+    "TrainingRun",
+    "TrainingSettings",
+    "TrainingState",
+    "TrainingStep",
+    "assess",
+    "batch_index",
+    "edm_objective",
+    "find_onset",
+    "load_model",
+    "load_state",
+    "load_weights",
+    "read_journal",
+    "save_state",
+    "save_weights",
+    "step_seed",
+    "summary",
+    "train",
+    "train_in_folder",
+    "write_reports",
+]

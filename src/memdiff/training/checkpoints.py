@@ -160,7 +160,7 @@ def read_header(path: str | Path) -> Mapping[str, Any]:
 
 
 def _save(tensors: dict[str, Tensor], header: Mapping[str, Any], path: str | Path) -> Path:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     try:
         text = json.dumps(header, allow_nan=False)
@@ -172,7 +172,7 @@ def _save(tensors: dict[str, Tensor], header: Mapping[str, Any], path: str | Pat
     # Clones: safetensors refuses tensors that share memory, as tied weights do.
     owned = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     with replace_file(path) as temporary:
-        save_file(owned, str(temporary), metadata={_KEY: text})
+        temporary.write_bytes(save(owned, metadata={_KEY: text}))
     return Path(path)
 
 

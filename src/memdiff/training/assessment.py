@@ -1,0 +1,154 @@
+"""What a finished run is worth: samples of the kept model, audited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memdiff.audit import AuditResult, audit
+from memdiff.data import Dataset, save_arrays, write_json
+from memdiff.provenance import provenance
+from memdiff.samplers import Heun, Sampler, sample
+from memdiff.training.run import TrainingRun
+
+__all__ = ["Assessment", "assess", "summary", "write_reports"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """Result of :func:`assess`.
+
+    Attributes:
+        samples: Samples of the kept model.
+        audit: Their audit against the training and the held-out data.
+    """
+
+    samples: Dataset
+    audit: AuditResult
+
+
+def assess(
+    run: TrainingRun,
+    num: int = 500,
+    *,
+    sampler: Sampler = Heun(steps=18),  # noqa: B008  (frozen)
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Assessment:
+    """Sample the kept model of a run, save the samples as ``samples.npz``, and audit them.
+
+    The latents are other ones than those of the monitor. The best model was chosen by its loss on
+    the same held-out points: that favours it a little over fresh ones.
+
+    Args:
+        run: The run.
+        num: Number of samples.
+        sampler: How they are drawn.
+        batch_size: Samples at a time.
+        device: Where to draw them.
+        progress: Receives (stage, done, total).
+
+    Returns:
+        The samples and their audit.
+    """
+    seed = run.settings.training.seed
+    x = sample(
+        run.score.to(device),
+        shape=run.config.shape,
+        num=num,
+        sampler=sampler,
+        seed=seed,
+        start=run.settings.monitor.samples,  # the first ones are those of the monitor
+        batch_size=batch_size,
+        progress=None if progress is None else lambda i, n: progress("samples", i, n),
+    ).x.cpu()
+    run.score.to("cpu")
+    path = save_arrays(run.folder / "samples.npz", x=x, encoding=run.train.encoding)
+    samples = Dataset(
+        x,
+        run.train.kind,
+        run.train.encoding,
+        name="generated",
+        source=str(path),
+        columns=run.train.columns,
+        categories=run.train.categories,
+    )
+    result = audit(
+        generated=samples,
+        train=run.train,
+        heldout=run.heldout,
+        seed=seed,
+        sampler_settings={"sampler": repr(sampler), "seed": seed, "model": str(run.folder)},
+        progress=progress,
+    )
+    return Assessment(samples, result)
+
+
+def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
+    """A run and its assessment in plain JSON types: the content of ``report.json``."""
+    monitor = run.monitor
+    onset = None if monitor is None else monitor.onset
+    audited = None if assessment is None else assessment.audit
+    return {
+        "schema": 1,
+        "ending": run.ending,
+        "step": run.step,
+        "kept_step": run.kept_step,
+        "verdict": None if audited is None else audited.verdict,
+        "decision": None if audited is None else asdict(audited.decision),
+        "onset": None if onset is None else {"onset": onset.onset, **asdict(onset)},
+        "observations": []
+        if monitor is None
+        else [observation.to_dict() for observation in monitor.observations],
+        "model": run.config.to_dict(),
+        "parameters": sum(p.numel() for p in run.score.parameters()),
+        "settings": {
+            **_plain(run),
+            "period": run.settings.period,
+            "noise_ratios": None if monitor is None else list(monitor.ratios),
+        },
+        "data": {
+            name: None
+            if data is None
+            else {"source": data.source, "points": len(data), "sha256": data.sha256}
+            for name, data in (("train", run.train), ("heldout", run.heldout))
+        },
+        "heldout_was_split_off": run.split,
+        "seconds": run.seconds,
+        "provenance": provenance(seed=run.settings.training.seed),
+    }
+
+
+def write_reports(run: TrainingRun, assessment: Assessment | None) -> Path:
+    """Write ``report.json``, ``report.html`` and the page of the audit, ``audit.html``.
+
+    Args:
+        run: The run.
+        assessment: What :func:`assess` found, or None.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    from memdiff.report import write_html
+    from memdiff.training.page import compose
+
+    write_json(run.folder / "report.json", summary(run, assessment))
+    if assessment is not None:
+        assessment.audit.to_json(run.folder / "audit.json")
+        assessment.audit.to_html(run.folder / "audit.html")
+    path = run.folder / "report.html"
+    write_html(compose(run, assessment), path)
+    return path
+
+
+def _plain(run: TrainingRun) -> dict[str, Any]:
+    settings = asdict(run.settings)
+    settings["monitor"]["sampler"] = repr(run.settings.monitor.sampler)
+    return settings

@@ -1,0 +1,391 @@
+"""A training run in a folder: data in, model out, watched for memorisation, resumable.
+
+The folder holds ``config.json`` and ``model.safetensors`` (:func:`memdiff.training.load_model`),
+``best.safetensors``, ``metrics.jsonl``, ``state.safetensors`` (what a resume needs), ``samples/``
+(what the monitor drew), and after the end ``report.html``, ``report.json``, ``samples.npz`` and
+``audit.html``.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from memdiff.data import Dataset, check_comparable, save_arrays, write_json
+from memdiff.provenance import provenance
+from memdiff.scores.base import Score
+from memdiff.training.checkpoints import (
+    load_state,
+    load_weights,
+    read_header,
+    save_state,
+    save_weights,
+)
+from memdiff.training.journal import Journal
+from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
+from memdiff.training.model import CONFIG, WEIGHTS, ModelConfig
+from memdiff.training.monitor import Monitor, MonitorSettings
+from memdiff.training.objective import Objective, TikhonovPenalty, edm_objective
+
+__all__ = ["Ending", "RunSettings", "TrainingRun", "train_in_folder"]
+
+BEST, STATE, JOURNAL, SAMPLES = (
+    "best.safetensors",
+    "state.safetensors",
+    "metrics.jsonl",
+    "samples",
+)
+
+Ending = Literal["steps", "memorization", "time"]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of :func:`train_in_folder`.
+
+    Attributes:
+        training: Settings of the loop.
+        monitor: Settings of the monitor.
+        tikhonov: Strength :math:`c` of the Tikhonov penalty; 0 for none.
+        monitor_every: Steps between observations; None for a twentieth of the steps. There is one
+            before the first step and one after the last.
+        stop_on_memorization: Whether to stop at a confirmed onset and keep the best model before
+            it; otherwise the run goes on and the last model is kept.
+        heldout_share: Share of the training data to hold out where no held-out data are given; 0
+            trains on all of them, with no monitor.
+        save_every: Steps between saved states; None for ``monitor_every``.
+        log_every: Steps between lines of training losses, which are means over them.
+        time_limit: Seconds after which to save and leave; the same call goes on. None for none.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    tikhonov: float = 0.0
+    monitor_every: int | None = None
+    stop_on_memorization: bool = False
+    heldout_share: float = 0.2
+    save_every: int | None = None
+    log_every: int = 100
+    time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        TikhonovPenalty(self.tikhonov)
+        for name in ("monitor_every", "save_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if not 0.0 <= self.heldout_share < 1.0:
+            raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise ValueError(f"time_limit must be positive, got {self.time_limit}.")
+
+    @property
+    def period(self) -> int:
+        """Steps between observations."""
+        return self.monitor_every or max(1, self.training.steps // 20)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun:
+    """Result of :func:`train_in_folder`.
+
+    Attributes:
+        folder: The folder.
+        score: The kept model, on the CPU, in evaluation mode.
+        ending: ``"steps"``, ``"memorization"`` (stopped), or ``"time"`` (to be gone on with).
+        step: Steps done.
+        kept_step: Step of the kept model.
+        monitor: The monitor with its observations, or None where nothing was held out.
+        train: The training points that were used.
+        heldout: The held-out points, or None.
+        split: Whether the held-out points were split off the training data.
+        config: How the model is built.
+        settings: The settings.
+        seconds: Wall time, over all parts of the run.
+    """
+
+    folder: Path
+    score: Score
+    ending: Ending
+    step: int
+    kept_step: int
+    monitor: Monitor | None
+    train: Dataset
+    heldout: Dataset | None
+    split: bool
+    config: ModelConfig
+    settings: RunSettings
+    seconds: float
+
+
+def train_in_folder(
+    train: Dataset,
+    out: str | Path,
+    model: Mapping[str, Any] | None = None,
+    settings: RunSettings | None = None,
+    *,
+    heldout: Dataset | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> TrainingRun:
+    """Train a model on a data set; a call after an interruption goes on where it stopped.
+
+    Args:
+        train: Training data.
+        out: The folder of the run, new or that of the same run.
+        model: Fields of :class:`ModelConfig` other than those that the data determine.
+        settings: Settings; ``RunSettings()`` by default.
+        heldout: Data of the same source, not trained on; without them a share of ``train``, drawn
+            with the seed, is held out.
+        device: Where to train.
+        progress: Receives (stage, done, total).
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: If the data or settings do not fit, or the folder holds another run.
+    """
+    settings = settings or RunSettings()
+    folder = Path(out)
+    seed = settings.training.seed
+    split = heldout is None and settings.heldout_share > 0.0
+    if split:
+        train.require_at_least(10, "to hold some out: give held-out data, or a share of 0")
+        heldout, train = train.split(settings.heldout_share, seed=seed)
+        heldout = heldout.renamed("heldout")
+    if heldout is not None:
+        check_comparable(train, heldout)
+    elif settings.stop_on_memorization:
+        raise ValueError(
+            "stop_on_memorization needs held-out data to tell memorisation from chance: give "
+            "heldout, or a positive heldout_share."
+        )
+    config = ModelConfig.for_data(train.x, **{"seed": seed, **(model or {})})
+    keeper = _Keeper(folder, config, settings, train, heldout, split, torch.device(device))
+    return keeper.run(progress or (lambda stage, done, total: None))
+
+
+class _Keeper:
+    """A run and its folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ModelConfig,
+        settings: RunSettings,
+        train: Dataset,
+        heldout: Dataset | None,
+        split: bool,
+        device: torch.device,
+    ) -> None:
+        self.folder, self.config, self.settings = folder, config, settings
+        self.train, self.heldout, self.split = train, heldout, split
+        score = config.build().to(device)
+        self.state = TrainingState(score, settings.training)
+        self.data = train.x.to(device, torch.float32)
+        self.monitor = (
+            None
+            if heldout is None
+            else Monitor(
+                self.data,
+                heldout.x.to(device, torch.float32),
+                score.process,
+                settings.monitor,
+            )
+        )
+        self.window: list[float] = [0.0, 0.0, 0.0]
+        self.seconds = 0.0
+        self.ending: Ending | None = None
+
+    def run(self, progress: Progress) -> TrainingRun:
+        self._open()
+        started, before = time.perf_counter(), self.seconds
+        limit = self.settings.time_limit
+        if self.ending is None and self.state.step == 0 and self.monitor is not None:
+            self._observe()
+        steps = self.settings.training.steps
+        if self.ending in (None, "time", "steps"):
+            self.ending = None
+            for step in train(
+                self.state.score,
+                self.data,
+                self._objective(),
+                self.settings.training,
+                state=self.state,
+            ):
+                progress("training", step.step, steps)
+                self.seconds = before + time.perf_counter() - started
+                if self._after(step):
+                    break
+                if limit is not None and time.perf_counter() - started >= limit:
+                    if step.step < steps:
+                        self.ending = "time"
+                    break
+            self.ending = self.ending or "steps"
+            self._save()
+        kept = self._keep()
+        score = self.config.build()
+        load_weights(score, self.folder / WEIGHTS)
+        return TrainingRun(
+            folder=self.folder,
+            score=score.eval().requires_grad_(False),
+            ending=self.ending,
+            step=self.state.step,
+            kept_step=kept,
+            monitor=self.monitor,
+            train=self.train,
+            heldout=self.heldout,
+            split=self.split,
+            config=self.config,
+            settings=self.settings,
+            seconds=self.seconds,
+        )
+
+    def _objective(self) -> Objective:
+        c = self.settings.tikhonov
+        penalty = TikhonovPenalty(c) if c > 0.0 else None
+        if self.config.process == "edm":
+            return edm_objective(self.config.sigma_data, penalty=penalty)
+        return Objective(penalty=penalty)
+
+    def _after(self, step: TrainingStep) -> bool:
+        """Log, observe, save as the step asks for; returns whether to stop."""
+        settings, number = self.settings, step.step
+        last = number == settings.training.steps
+        for place, value in enumerate((step.denoising, step.penalty)):
+            self.window[place] += value
+        self.window[2] += 1
+        if number % settings.log_every == 0 or last:
+            denoising, penalty, count = self.window
+            self.window = [0.0, 0.0, 0.0]
+            self.journal.append(
+                {
+                    "kind": "training",
+                    "step": number,
+                    "denoising_loss": denoising / count,
+                    "penalty": penalty / count,
+                    "gradient_norm": step.gradient_norm,
+                    "learning_rate": step.learning_rate,
+                    "seconds": round(self.seconds, 3),
+                }
+            )
+        if self.monitor is not None and (number % settings.period == 0 or last):
+            self._observe()
+            if settings.stop_on_memorization and self.monitor.memorizing:
+                self.ending = "memorization"
+                return True
+        if number % (settings.save_every or settings.period) == 0:
+            self._save()
+        return False
+
+    def _observe(self) -> None:
+        assert self.monitor is not None
+        step = self.state.step
+        observation = self.monitor.observe(step, self.state.averaged)
+        assert observation.samples is not None
+        save_arrays(
+            self.folder / SAMPLES / f"step-{step:08d}.npz",
+            x=observation.samples,
+            encoding=self.train.encoding,
+        )
+        if self.monitor.is_best():
+            save_weights(self.state.averaged, self.folder / BEST, facts={"step": step})
+        self.journal.append({"kind": "monitor", **observation.to_dict()})
+
+    def _save(self) -> None:
+        facts = {
+            "key": self._key(),
+            "window": self.window,
+            "seconds": self.seconds,
+            "ending": self.ending,
+            "monitor": None if self.monitor is None else self.monitor.state_dict(),
+        }
+        save_state(self.state, self.folder / STATE, facts=facts)
+
+    def _open(self) -> None:
+        """Go on from the state in the folder, or start anew."""
+        path = self.folder / STATE
+        if path.is_file():
+            self._require_same(read_header(path)["facts"].get("key", {}))
+            facts = load_state(path, self.state)
+            self.window, self.seconds = list(facts["window"]), facts["seconds"]
+            self.ending = facts["ending"]
+            if self.monitor is not None:
+                self.monitor.load_state_dict(facts["monitor"])
+        elif (self.folder / CONFIG).is_file() and not (self.folder / JOURNAL).is_file():
+            raise ValueError(
+                f"out {str(self.folder)!r} holds a {CONFIG} of something else: choose another "
+                "folder."
+            )
+        start = self.state.step if path.is_file() else -1
+        self.journal = Journal(self.folder / JOURNAL, upto=start)
+        write_json(
+            self.folder / CONFIG,
+            {
+                "schema": 1,
+                "model": self.config.to_dict(),
+                "encoding": self.train.encoding,
+                "kind": self.train.kind,
+                "run": self._key(),
+                "provenance": provenance(seed=self.settings.training.seed),
+            },
+        )
+
+    def _key(self) -> dict[str, Any]:
+        """What must be equal for a run to go on: all but its length."""
+        settings = asdict(self.settings)
+        monitor = settings["monitor"]
+        monitor["sampler"] = repr(self.settings.monitor.sampler)
+        settings["monitor_every"] = self.settings.period
+        for name in ("time_limit", "save_every", "log_every"):
+            del settings[name]
+        del settings["training"]["steps"]
+        sets = {"train": self.train, "heldout": self.heldout}
+        key = {
+            "model": self.config.to_dict(),
+            "settings": settings,
+            "data": {name: None if data is None else data.sha256 for name, data in sets.items()},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(key))
+        return plain
+
+    def _require_same(self, saved: Mapping[str, Any]) -> None:
+        ours, theirs = _flat(self._key()), _flat(saved)
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"out {str(self.folder)!r} holds a run with another {name} "
+                    f"({theirs.get(name)}, now {ours.get(name)}): choose another folder, or the "
+                    "options of that run."
+                )
+
+    def _keep(self) -> int:
+        """Write the weights that the run stands for; returns their step."""
+        stopped = self.ending == "memorization"
+        best = self.folder / BEST
+        if stopped and self.monitor is not None and self.monitor.onset.best is not None:
+            chosen = self.config.build()
+            step = int(load_weights(chosen, best)["step"])
+            save_weights(chosen, self.folder / WEIGHTS, facts={"step": step})
+            return step
+        save_weights(self.state.averaged, self.folder / WEIGHTS, facts={"step": self.state.step})
+        return self.state.step
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        flat.update(_flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
+    return flat
