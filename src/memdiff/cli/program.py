@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace
 
-from memdiff.cli import audit, doctor, reproduce, sample
+from memdiff.cli import audit, doctor, reproduce, sample, train
 from memdiff.cli.parser import Parser
 
 __all__ = ["main"]
@@ -82,6 +82,14 @@ def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
             "--num 64 --out samples.npz",
             sample.add_arguments,
             sample.run,
+        ),
+        (
+            "train",
+            "Train a score network, watched for memorisation.",
+            "memdiff train --train images/train --heldout images/test --network unet "
+            "--stop-on-memorization --out run",
+            train.add_arguments,
+            train.run,
         ),
         (
             "doctor",

@@ -1,0 +1,237 @@
+"""``memdiff train``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import Namespace
+
+from memdiff.cli.data_options import DATA, add_data_options, load_sets
+from memdiff.cli.parser import Parser
+from memdiff.cli.progress import bar
+
+if TYPE_CHECKING:
+    from memdiff.training import Assessment, RunSettings, TrainingRun
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Declare the options."""
+    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    parser.add_argument(
+        "--heldout",
+        type=str | None,
+        default=None,
+        metavar="P",
+        help="Data of the same source that is not trained on; by default a share of the training "
+        "data, drawn with the seed.",
+    )
+    parser.add_argument(
+        "--heldout-share",
+        type=float,
+        default=0.2,
+        help="That share; 0 trains on everything, with no monitor.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="Folder of the run; the same command goes on with a run that was interrupted.",
+    )
+    _add_model_options(parser)
+    _add_loop_options(parser)
+    _add_monitor_options(parser)
+    add_data_options(parser)
+    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def _add_model_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--network", type=Literal["mlp", "unet"], default="mlp", help="unet is for images."
+    )
+    parser.add_argument(
+        "--width", type=int | None, default=None, help="Units of a layer; channels of a U-Net."
+    )
+    parser.add_argument(
+        "--depth", type=int | None, default=None, help="Hidden layers; blocks a level of a U-Net."
+    )
+    parser.add_argument("--dropout", type=float, default=0.0, help="Dropout of a U-Net.")
+    parser.add_argument(
+        "--process",
+        type=Literal["edm", "ve", "vp", "linear"],
+        default="edm",
+        help="Forward process.",
+    )
+    parser.add_argument(
+        "--parametrization",
+        type=Literal["score", "noise", "denoiser", "velocity", "edm"],
+        default="edm",
+        help="What the network predicts.",
+    )
+
+
+def _add_loop_options(parser: Parser) -> None:
+    parser.add_argument("--steps", type=int, default=10_000, help="Number of training steps.")
+    parser.add_argument("--batch-size", type=int, default=64, help="Points a step.")
+    parser.add_argument("--lr", type=float, default=1e-3, help="Learning rate of Adam.")
+    parser.add_argument("--warmup", type=int, default=0, help="Steps of linear warm-up.")
+    parser.add_argument("--weight-decay", type=float, default=0.0, help="Decoupled weight decay.")
+    parser.add_argument(
+        "--clip", type=float | None, default=None, help="Largest norm of the gradient."
+    )
+    parser.add_argument("--ema", type=float, default=0.999, help="Decay of the averaged weights.")
+    parser.add_argument(
+        "--precision",
+        type=Literal["float32", "bfloat16", "auto"],
+        default="auto",
+        help="auto: bfloat16 on a GPU that has it.",
+    )
+    parser.add_argument(
+        "--tikhonov",
+        type=float,
+        default=0.0,
+        metavar="C",
+        help="Strength c of the Tikhonov penalty, in squared units of the data.",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float | None,
+        default=None,
+        metavar="SECONDS",
+        help="Save and leave after so long; the same command goes on.",
+    )
+
+
+def _add_monitor_options(parser: Parser) -> None:
+    parser.add_argument(
+        "--stop-on-memorization",
+        action="store_true",
+        help="Stop when memorisation is confirmed, and keep the best model before it.",
+    )
+    parser.add_argument(
+        "--monitor-every",
+        type=int | None,
+        default=None,
+        metavar="STEPS",
+        help="Steps between looks; a twentieth of the steps by default.",
+    )
+    parser.add_argument(
+        "--monitor-samples", type=int, default=64, help="Samples drawn at each look."
+    )
+    parser.add_argument("--sampler-steps", type=int, default=18, help="Steps of the sampler.")
+    parser.add_argument(
+        "--audit-samples",
+        type=int,
+        default=500,
+        help="Samples of the kept model for the audit; 0 for no audit.",
+    )
+
+
+def run(options: Namespace) -> int:
+    """Run the command; returns its exit code."""
+    from memdiff.doctor import resolve_device
+    from memdiff.samplers import Heun
+    from memdiff.training import assess, train_in_folder, write_reports
+
+    # What is wrong with the options is said before anything is loaded.
+    settings = _settings(options)
+    if options.audit_samples < 0 or options.audit_samples == 1:
+        raise ValueError(f"--audit-samples must be 0 or at least 2, got {options.audit_samples}.")
+    device = resolve_device(options.device)
+    sources = {"train": options.train}
+    if options.heldout is not None:
+        sources["heldout"] = options.heldout
+    sets = load_sets(options, sources)
+    with bar(options.quiet) as progress:
+        done = train_in_folder(
+            sets["train"],
+            options.out,
+            {
+                "network": options.network,
+                "width": options.width,
+                "depth": options.depth,
+                "dropout": options.dropout,
+                "process": options.process,
+                "parametrization": options.parametrization,
+            },
+            settings,
+            heldout=sets.get("heldout"),
+            device=device,
+            progress=progress,
+        )
+        assessment = None
+        if options.audit_samples and done.ending != "time":
+            assessment = assess(
+                done,
+                options.audit_samples,
+                sampler=Heun(steps=options.sampler_steps),
+                device=device,
+                progress=progress,
+            )
+        write_reports(done, assessment)
+    _print(done, assessment, as_json=options.json)
+    return 0
+
+
+def _settings(options: Namespace) -> RunSettings:
+    from memdiff.samplers import Heun
+    from memdiff.training import MonitorSettings, RunSettings, TrainingSettings
+
+    return RunSettings(
+        training=TrainingSettings(
+            steps=options.steps,
+            batch_size=options.batch_size,
+            learning_rate=options.lr,
+            warmup=options.warmup,
+            weight_decay=options.weight_decay,
+            clip=options.clip,
+            ema=options.ema,
+            precision=options.precision,
+            seed=options.seed,
+        ),
+        monitor=MonitorSettings(
+            samples=options.monitor_samples,
+            sampler=Heun(steps=options.sampler_steps),
+            seed=options.seed,
+        ),
+        tikhonov=options.tikhonov,
+        monitor_every=options.monitor_every,
+        stop_on_memorization=options.stop_on_memorization,
+        heldout_share=options.heldout_share,
+        time_limit=options.time_limit,
+    )
+
+
+def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -> None:
+    if done.split and done.heldout is not None:
+        print(
+            f"memdiff train: note: {len(done.heldout)} of the training points were held out for "
+            "the monitor; give --heldout, or --heldout-share 0 to train on everything.",
+            file=sys.stderr,
+        )
+    if as_json:
+        from memdiff.training import summary
+
+        whole = summary(done, assessment)
+        keys = ("schema", "ending", "step", "kept_step", "verdict", "decision", "onset", "seconds")
+        found: dict[str, Any] = {key: whole[key] for key in keys}
+        print(json.dumps({**found, "out": str(done.folder)}))
+        return
+    if done.ending == "time":
+        print(f"time limit at step {done.step}; the same command goes on")
+    elif done.ending == "memorization":
+        print(f"stopped at step {done.step}: memorisation confirmed")
+    else:
+        print(f"done: {done.step} steps")
+    print(f"kept: the model of step {done.kept_step}, {done.folder / 'model.safetensors'}")
+    if done.monitor is not None:
+        onset = done.monitor.onset.onset
+        print(f"onset of memorisation: {'none seen' if onset is None else f'step {onset}'}")
+    if assessment is not None:
+        print(f"audit: {assessment.audit.verdict}: {assessment.audit.decision.sentence}")
+    print(f"report: {done.folder / 'report.html'}")
