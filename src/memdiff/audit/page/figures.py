@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memdiff.audit.evidence import Evidence
-from memdiff.audit.page.numbers import percent
+from memdiff.audit.page.numbers import number, percent
 from memdiff.metrics import ExcessCopies, closeness, excess_copies
 from memdiff.metrics.closeness import Reference, Statistic
 from memdiff.metrics.extraction import Extraction
@@ -100,10 +100,13 @@ class _Axis:
         decades = range(
             int(np.floor(np.log10(self.floor))), int(np.ceil(np.log10(self.ceiling))) + 1
         )
-        many = len(decades) > 4
-        found = [m * 10.0**k for k in decades for m in ((1,) if many else (1, 1.5, 2, 3, 5, 7))]
+        span = np.log10(self.ceiling / self.floor)
+        parts: tuple[float, ...] = (1,) if span > 3 else (1, 2, 5)
+        if span < 1.2:
+            parts = (1, 1.5, 2, 3, 5, 7)
+        found = [part * 10.0**k for k in decades for part in parts]
         inside = [v for v in found if self.floor * self.step < v <= self.ceiling * 1.001]
-        return inside, [f"{v:.3g}" for v in inside]
+        return inside, [number(v) for v in inside]
 
 
 def closeness_plot(entry: Evidence) -> Plot | None:
@@ -137,7 +140,7 @@ def closeness_plot(entry: Evidence) -> Plot | None:
     if (axis.place(np.concatenate([samples, fresh])) < axis.floor).any():
         places, labels = (
             [axis.under, *places],
-            ["0" if axis.exact else f"< {axis.floor:.1g}", *labels],
+            ["0" if axis.exact else f"< {number(float(f'{axis.floor:.1g}'))}", *labels],
         )
     lower.set_xticks(places, labels)
     share = entry.copies.count / len(samples)
