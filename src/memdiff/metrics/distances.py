@@ -41,7 +41,8 @@ class Distances:
         memory_limit: Bytes that a search allocates, at most.
 
     Raises:
-        ValueError: If a set is empty, there are fewer than 2 training points, or shapes differ.
+        ValueError: If a set is empty or not finite, there are fewer than 2 training points, or
+            shapes differ.
 
     Example:
         >>> train = torch.tensor([[0.0], [1.0], [4.0]])
@@ -80,6 +81,8 @@ class Distances:
                     raise ValueError(
                         f"variants[{name!r}] must have the rows of {name}, got {len(size)}."
                     )
+        for name, rows in self._rows.items():
+            _require_finite(rows, name, memory_limit)
         if len(self._rows["train"]) < 2:
             raise ValueError(
                 "train must hold at least 2 points, got 1: no distance has a scale to compare "
@@ -228,3 +231,15 @@ class Distances:
             exclude=exclude,
             memory_limit=self.memory_limit,
         )
+
+
+def _require_finite(rows: Rows, name: str, memory_limit: int) -> None:
+    """Refuse values that are not finite, by the name of their set: no metric means anything."""
+    size = max(1, memory_limit // (32 * rows.features))
+    for start in range(0, len(rows), size):
+        finite = torch.isfinite(rows.read(start, min(start + size, len(rows)))).all(1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"{name} must be finite, got NaN or infinity in row "
+                f"{start + int((~finite).nonzero()[0])}: remove or repair it."
+            )
