@@ -85,15 +85,81 @@ class TabulatedVP(ForwardProcess):
             0, len(knots) - 2
         )
         width = knots[left + 1] - knots[left]
-        rise = (values[left + 1] - values[left]) / width
-        first, last = slopes[left], slopes[left + 1]
         s = torch.where(t < 1.0, 0.0, (log_t - knots[left]) / width)
-        # Hermite cubic in s, as a deviation from the chord: exact at both ends.
-        bend = s * (1.0 - s) * ((first - rise) * (1.0 - s) - (last - rise) * s)
-        inside = torch.lerp(values[left], values[left + 1], s) + width * bend
-        slope = rise + (first - rise) * (1.0 - s) * (1.0 - 3.0 * s)
-        slope = slope + (last - rise) * s * (3.0 * s - 2.0)
+        inside, slope = self._piece(left, s)
         return torch.where(t < 1.0, before, inside), torch.where(t < 1.0, slopes[0], slope)
+
+    def _piece(self, left: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`\log u` and its slope at the fraction ``s`` of the piece from knot ``left``.
+
+        A Hermite cubic, as a deviation from its chord: exact at both ends.
+        """
+        knots, values, slopes = (
+            tensor.to(s.device) for tensor in (self._log_times, self._log_u, self._slopes)
+        )
+        width = knots[left + 1] - knots[left]
+        rise = (values[left + 1] - values[left]) / width
+        first, last = slopes[left] - rise, slopes[left + 1] - rise
+        bend = s * (1.0 - s) * (first * (1.0 - s) - last * s)
+        value = torch.lerp(values[left], values[left + 1], s) + width * bend
+        slope = rise + first * (1.0 - s) * (1.0 - 3.0 * s) + last * s * (3.0 * s - 2.0)
+        return value, slope
+
+    @time_function
+    def time_at_ratio(self, ratio: Tensor) -> Tensor:
+        r"""Time at which :math:`\sigma/m` equals ``ratio``, to rounding.
+
+        Args:
+            ratio: Noise-to-signal ratio, non-negative, any shape.
+
+        Returns:
+            Times of the same shape; float64 for a Python number, else the dtype of ``ratio``.
+
+        Raises:
+            ValueError: If a ratio is negative, not finite, or above the one at ``t_max``.
+        """
+        if not bool((torch.isfinite(ratio) & (ratio >= 0)).all()):
+            raise ValueError(
+                f"ratio sigma/m must be finite and non-negative, got {ratio.tolist()}."
+            )
+        knots, values, slopes = (
+            tensor.to(ratio.device) for tensor in (self._log_times, self._log_u, self._slopes)
+        )
+        wanted = 2.0 * ratio.log()
+        excess = wanted - values[-1]
+        if bool((excess > 1e-12 * (1.0 + values[-1].abs())).any()):
+            raise ValueError(
+                f"ratio {float(ratio.max()):g} is above sigma/m = "
+                f"{float((0.5 * values[-1]).exp()):g}, the largest that {self!r} reaches at "
+                f"t_max = {self.t_max:g}."
+            )
+        before = (wanted - values[0]) / slopes[0]
+        if len(knots) == 1:
+            return before.clamp_max(0.0).exp()
+        left = (torch.searchsorted(values, wanted.contiguous(), right=True) - 1).clamp(
+            0, len(knots) - 2
+        )
+        inside = knots[left] + self._solve(left, wanted) * (knots[left + 1] - knots[left])
+        inside = inside.clamp_max(knots[-1])
+        return torch.where(wanted < values[0], before, inside).exp().clamp_max(self.t_max)
+
+    def _solve(self, left: Tensor, wanted: Tensor) -> Tensor:
+        """Fraction of the piece at which it has the value ``wanted``: Newton within a bracket."""
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        width = (self._log_times[1:] - self._log_times[:-1]).to(wanted.device)[left]
+        s = 0.5 * (low + high)
+        for _ in range(60):
+            value, slope = self._piece(left, s)
+            below = value < wanted
+            low, high = torch.where(below, s, low), torch.where(below, high, s)
+            newton = s + (wanted - value) / (slope * width)
+            within = (newton >= low) & (newton <= high)
+            following = torch.where(within, newton, 0.5 * (low + high))
+            done = bool(((following - s).abs() <= 4e-16).all())
+            s = following
+            if done:
+                break
+        return s
 
     @time_function
     def scale(self, t: Tensor) -> Tensor:  # noqa: D102

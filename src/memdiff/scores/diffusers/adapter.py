@@ -70,8 +70,7 @@ class DiffusersScore(Score):
         embedding = self._configured("time_embedding_type")
         if embedding == "learned" and timesteps == "fractional":
             raise ValueError(
-                "net has a learned embedding of integer time steps: "
-                "pass timesteps='nearest'."
+                "net has a learned embedding of integer time steps: pass timesteps='nearest'."
             )
         if embedding == "fourier":
             raise ValueError(
