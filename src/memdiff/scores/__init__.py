@@ -13,6 +13,7 @@ from memdiff.scores.covariance import (
     FourierCovariance,
     LowRankCovariance,
 )
+from memdiff.scores.diffusers import DiffusersScore, as_diffusers_model
 from memdiff.scores.empirical import EmpiricalScore
 from memdiff.scores.empirical_bayes import EmpiricalBayes
 from memdiff.scores.network import NetworkScore, Parametrization
@@ -33,6 +34,7 @@ __all__ = [
     "CollapseTemperature",
     "Covariance",
     "DiagonalCovariance",
+    "DiffusersScore",
     "EmpiricalBayes",
     "EmpiricalScore",
     "FourierCovariance",
@@ -49,6 +51,7 @@ __all__ = [
     "TemperatureRule",
     "Tempered",
     "Tikhonov",
+    "as_diffusers_model",
     "leave_one_out_likelihood",
     "scott_bandwidth",
     "silverman_bandwidth",
