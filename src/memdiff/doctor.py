@@ -18,7 +18,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "video": (("cv2",), "video files other than animated GIF and WebP"),
     "datasets": (("datasets",), "folders saved by Hugging Face datasets"),
     "descriptors": (("transformers",), "vision models of transformers as descriptors"),
-    "diffusers": (("diffusers",), "networks trained with Hugging Face diffusers as scores"),
+    "diffusers": (
+        ("diffusers", "accelerate"),
+        "networks trained with Hugging Face diffusers as scores",
+    ),
     "faiss": (("faiss",), "approximate neighbour search with measured recall"),
 }
 

@@ -179,6 +179,26 @@ def test_preconditioning_is_that_of_the_scheduler():
         check_score(score, x=x, t=[0.01, 1.0, 50.0])
 
 
+def test_flow_matching_network_of_one_point():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    told = []
+
+    class Net(nn.Module):
+        def forward(self, x, timesteps):
+            told.append(timesteps)
+            t = (timesteps.double() / 1000).reshape(-1, 1, 1, 1)
+            z = (x - (1 - t) * POINT) / t
+            return z - POINT
+
+    score = DiffusersScore(Net(), scheduler)
+    x = points()
+    for t in (0.01, 0.5, 0.99):
+        wanted = -(x - (1 - t) * POINT) / t**2
+        torch.testing.assert_close(score(x, t), wanted, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(score.denoise(x, t), POINT.expand_as(x), rtol=0, atol=1e-6)
+        assert float(told[-1][0]) == pytest.approx(1000 * t)
+
+
 # --- real networks ---
 
 
@@ -234,6 +254,7 @@ def folder(tmp_path_factory):
 
 def test_a_trained_pipeline_is_a_score(folder):
     score = DiffusersScore.from_pretrained(folder)
+    assert len(score.weights_sha256) == 64
     assert score.shape == (1, 8, 8) and score.dtype == torch.float32 and not score.net.training
     check_score(score, x=images(), t=[0.5, 1.0, 7.3, 50.0, 100.0])
 
@@ -351,8 +372,11 @@ def test_gradients_reach_the_points(folder):
     ("scheduler", "message"),
     [
         (object(), "must be a scheduler of diffusers such as"),
-        (diffusers.FlowMatchEulerDiscreteScheduler(), "FlowMatchEulerDiscreteScheduler is not"),
-        (diffusers.KDPM2DiscreteScheduler(), "KDPM2DiscreteScheduler is not supported"),
+        (diffusers.ScoreSdeVeScheduler(), "ScoreSdeVeScheduler is not supported"),
+        (
+            diffusers.KDPM2DiscreteScheduler(num_train_timesteps=4),
+            "KDPM2DiscreteScheduler is not supported",
+        ),
         (
             diffusers.EulerDiscreteScheduler(
                 timestep_type="continuous", prediction_type="v_prediction"

@@ -291,6 +291,30 @@ def test_edm_euler_is_our_euler():
     torch.testing.assert_close(theirs.double(), ours, rtol=0, atol=1e-4)
 
 
+class OnFlowTimes(LinearInterpolant):
+    """Flow matching on the times of a scheduler."""
+
+    def __init__(self, times):
+        super().__init__(t_max=float(times[0]))
+        self.grid = times.double()
+
+    def time_grid(self, steps, t_end=0.0):
+        assert steps == len(self.grid) - 1 and t_end == 0.0
+        return self.grid
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_euler_is_our_euler(shift):
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=[0.9 - 0.04 * i for i in range(22)])
+    model, x = as_diffusers_model(gaussian(VE()), scheduler), noise() * scheduler.sigmas[0]
+    for k in scheduler.timesteps:
+        x = scheduler.step(model(x, k).sample, k, x).prev_sample
+    process = OnFlowTimes(scheduler.sigmas)
+    ours = sample(gaussian(process), noise(), sampler=Euler(steps=22)).x
+    torch.testing.assert_close(x.double(), ours, rtol=0, atol=1e-5)
+
+
 # --- memorisation ---
 
 DATA = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(3)).double() * 2 - 1

@@ -1,7 +1,7 @@
 """Networks of Hugging Face ``diffusers`` as scores, and scores as their networks."""
 
 from memdiff.scores.diffusers.adapter import DiffusersScore
-from memdiff.scores.diffusers.conventions import Chain, Convention, Preconditioned
+from memdiff.scores.diffusers.conventions import Chain, Convention, Flow, Preconditioned
 from memdiff.scores.diffusers.driven import DrivenScore, as_diffusers_model
 from memdiff.scores.diffusers.reading import convention_of
 
@@ -10,6 +10,7 @@ __all__ = [
     "Convention",
     "DiffusersScore",
     "DrivenScore",
+    "Flow",
     "Preconditioned",
     "as_diffusers_model",
     "convention_of",

@@ -41,7 +41,7 @@ class DiffusersScore(Score):
             It is called in the dtype of its parameters.
         scheduler: The scheduler that it was trained with: a discrete chain (prediction types
             ``epsilon``, ``sample``, ``v_prediction``; zero terminal signal-to-noise ratio with the
-            last two), or an EDM scheduler (scaled inputs).
+            last two), an EDM scheduler (scaled inputs), or one of flow matching.
         timesteps: ``"fractional"``, or ``"nearest"`` to round the step given to the network, for
             one that knows integers only; the noise level is that of the time in both.
 
@@ -121,8 +121,8 @@ class DiffusersScore(Score):
 
         Args:
             x: Points with shape ``(B, *S)``.
-            t: Time, a scalar or ``(B,)``: the scheduler's step plus 1, or the noise level of an
-                EDM scheduler.
+            t: Time, a scalar or ``(B,)``: the scheduler's step plus 1 for a chain, the noise level
+                for an EDM scheduler, the interpolation time for flow matching.
             y: Class labels, for a conditional network.
 
         Raises:
@@ -201,6 +201,13 @@ class DiffusersScore(Score):
     def _configured(self, key: str) -> Any:  # noqa: ANN401
         config = getattr(self.net, "config", None)
         return None if config is None else getattr(config, key, None)
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the network's parameters and buffers, to record with a result."""
+        from memdiff.features.network import state_sha256
+
+        return state_sha256(self.net)
 
     @property
     def shape(self) -> torch.Size | None:

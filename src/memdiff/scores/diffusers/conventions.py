@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memdiff.processes import EDM, ForwardProcess
+from memdiff.processes import EDM, ForwardProcess, LinearInterpolant
 from memdiff.tabulated import TabulatedVP
 
-__all__ = ["Chain", "Convention", "Preconditioned", "Prediction"]
+__all__ = ["Chain", "Convention", "Flow", "Preconditioned", "Prediction"]
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 
@@ -210,6 +210,42 @@ class Preconditioned(Convention):
     ) -> Tensor:
         size = self._size(sigma)
         return self.sign * (residual * size / sigma + sigma * x / size) / self.sigma_data
+
+
+class Flow(Convention):
+    r"""Flow matching (``FlowMatchEulerDiscreteScheduler``, ``FlowMatchHeunDiscreteScheduler``).
+
+    With :math:`x = (1 - t)\, x_0 + t z`, the network sees :math:`x` and :math:`t` times the number
+    of training steps, and predicts the velocity :math:`v = z - x_0`: :math:`D = x - t v`.
+
+    Args:
+        num_train_timesteps: What :math:`t` is multiplied by.
+
+    References:
+        Lipman et al., arXiv:2210.02747, section 4.1.
+    """
+
+    def __init__(self, num_train_timesteps: float) -> None:
+        self.process: LinearInterpolant = LinearInterpolant()
+        self.num_train_timesteps = num_train_timesteps
+
+    def timestep(self, t: Tensor) -> Tensor:  # noqa: D102
+        return t * self.num_train_timesteps
+
+    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        sigma = timestep / self.num_train_timesteps
+        return 1.0 - sigma, sigma
+
+    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+        return x - sigma * output
+
+    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+        return -sigma * (x + m * output)
+
+    def output(  # noqa: D102
+        self, denoised: Tensor, residual: Tensor, x: Tensor, m: Tensor, sigma: Tensor
+    ) -> Tensor:
+        return -residual / sigma - denoised
 
 
 def _current_ratio(scheduler: Any, timestep: Tensor) -> float | None:  # noqa: ANN401

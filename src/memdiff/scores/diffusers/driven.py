@@ -126,9 +126,9 @@ def as_diffusers_model(score: Score, scheduler: Any) -> DrivenScore:  # noqa: AN
 
     Args:
         score: Any score.
-        scheduler: The scheduler that will drive it: a discrete chain or an EDM scheduler. The
-            same object must be stepped, since some schedulers change their noise levels with the
-            number of inference steps.
+        scheduler: The scheduler that will drive it: a discrete chain, an EDM scheduler, or one of
+            flow matching. The same object must be stepped, since some schedulers change their
+            noise levels with the number of inference steps.
 
     Returns:
         A module that is called as a ``UNet2DModel`` is and answers in the scheduler's prediction

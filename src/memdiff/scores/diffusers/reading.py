@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from memdiff.processes import EDM
-from memdiff.scores.diffusers.conventions import Chain, Convention, Preconditioned
+from memdiff.scores.diffusers.conventions import Chain, Convention, Flow, Preconditioned
 from memdiff.tabulated import TabulatedVP
 
 __all__ = ["convention_of"]
 
 _CHAIN = ("epsilon", "sample", "v_prediction")
+_FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _PRECONDITIONED = ("epsilon", "v_prediction")
 
 
@@ -21,11 +22,11 @@ def convention_of(scheduler: Any, *, nearest: bool = False) -> Convention:  # no
 
     Args:
         scheduler: A scheduler of ``diffusers``: a discrete chain, that is one with
-            ``alphas_cumprod``, or an EDM scheduler.
+            ``alphas_cumprod``, an EDM scheduler, or one of flow matching.
         nearest: Round time steps, for networks that know integers only.
 
     Returns:
-        A :class:`Chain` or a :class:`Preconditioned`.
+        A :class:`Chain`, a :class:`Preconditioned` or a :class:`Flow`.
 
     Raises:
         ValueError: If ``scheduler`` is no such scheduler, or its prediction type is unknown, or
@@ -41,6 +42,8 @@ def convention_of(scheduler: Any, *, nearest: bool = False) -> Convention:  # no
         prediction = _prediction(scheduler, _PRECONDITIONED)
         edm = EDM(sigma_min=config.sigma_min, sigma_max=config.sigma_max, rho=config.rho)
         return Preconditioned(edm, float(config.sigma_data), prediction)
+    if name in _FLOWS:
+        return Flow(float(config.num_train_timesteps))
     table = getattr(scheduler, "alphas_cumprod", None)
     unusual = [
         key
@@ -51,8 +54,8 @@ def convention_of(scheduler: Any, *, nearest: bool = False) -> Convention:  # no
         what = f" with {unusual[0]}={config.get(unusual[0])!r}" if unusual else ""
         raise ValueError(
             f"scheduler {name}{what} is not supported: use a scheduler whose steps are those of a "
-            f"table alphas_cumprod (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, UniPC), or an EDM "
-            f"scheduler."
+            f"table alphas_cumprod (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver, UniPC), an EDM "
+            f"scheduler, or FlowMatchEulerDiscreteScheduler."
         )
     prediction = _prediction(scheduler, _CHAIN)
     table = torch.as_tensor(table).detach().to("cpu", torch.float64).clone()
