@@ -294,6 +294,10 @@ def test_the_registry_names_the_experiments_of_the_report_and_stays_light():
         "consistency",
         "selection",
         "real-data",
+        "early-stopping",
+        "width",
+        "singularity",
+        "network-tikhonov",
     )
     code = (
         "import sys, memdiff.experiments\n"

@@ -34,6 +34,10 @@ REGISTRY: tuple[tuple[str, str], ...] = (
     ("consistency", "consistency"),
     ("selection", "selection"),
     ("real-data", "real_data"),
+    ("early-stopping", "early_stopping"),
+    ("width", "width"),
+    ("singularity", "singularity"),
+    ("network-tikhonov", "network_tikhonov"),
 )
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in REGISTRY)
