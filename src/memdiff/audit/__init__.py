@@ -5,6 +5,7 @@ from memdiff.audit.auditing import audit
 from memdiff.audit.evidence import Evidence, Measurement
 from memdiff.audit.inputs import AuditInputs
 from memdiff.audit.result import AuditResult, CopiedPoint, Pair
+from memdiff.audit.self_check import SelfCheck, SelfCheckRow, self_check
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
 
@@ -18,7 +19,10 @@ __all__ = [
     "Evidence",
     "Measurement",
     "Pair",
+    "SelfCheck",
+    "SelfCheckRow",
     "Verdict",
     "audit",
     "decide",
+    "self_check",
 ]

@@ -159,6 +159,7 @@ class Evidence:
         flags: Conformal p-values, the larger of those by distance and on the local scale, and the
             flagged list; the scores are distances.
         local_flags: Those on the local scale alone, or None without held-out data.
+        clumping: How far the samples repeat each other.
         measurements: Further metrics.
         distances: The searches behind it all.
         nearest_heldout: Index of the nearest held-out point of each sample, or None.
@@ -176,6 +177,7 @@ class Evidence:
     closest: ExcessCopies
     flags: Conformal
     local_flags: Conformal | None
+    clumping: Clumping
     measurements: Sequence[Measurement]
     distances: Distances
     variant: Tensor
@@ -240,6 +242,7 @@ def measure(
         closest=tests.closest,
         flags=tests.flags,
         local_flags=tests.local_flags,
+        clumping=tests.clumping,
         measurements=tuple(measurements),
         distances=found,
         variant=_closest_variant(features, variants, found, metric),

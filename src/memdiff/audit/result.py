@@ -199,6 +199,7 @@ def _evidence(entry: Evidence) -> dict[str, Any]:
         "metric": entry.metric,
         "p_value": entry.test.p_value,
         "test": plain(asdict(entry.test)),
+        "clumping": plain(entry.clumping),
         "exceedance_distance": summary(entry.by_distance),
         "exceedance_local": summary(entry.by_scale),
         "exchange": None if entry.shares is None else summary(entry.shares),

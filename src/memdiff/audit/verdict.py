@@ -4,7 +4,9 @@ For each descriptor, with held-out data,
 
 - :math:`p_{copy}` is the larger of two exceedance p-values, on the distance to train and on the
   local scale :math:`d(g, train)/d(g, heldout)`, each corrected over its ranks. Both have to
-  reject: a model with too little variance moves the first alone.
+  reject: a model with too little variance moves the first alone. Samples that repeat each other
+  count once (:mod:`memdiff.audit.clumping`): a model that has collapsed to a few fresh points
+  would pass for a copier where one of them happens to be close.
 - :math:`p_{share}` is the exchange test, which sees many slight copies that are no outliers.
 - :math:`p = \min(1, 2 \min(p_{copy}, p_{share}))`.
 
@@ -45,7 +47,8 @@ class DescriptorTest:
     """What the rule needs to know from one descriptor.
 
     Attributes:
-        p_distance: Exceedance p-value of the distance to train, corrected over ranks.
+        p_distance: Exceedance p-value of the distance to train, corrected over ranks and for
+            samples that repeat each other.
         p_local: The same on the local scale.
         p_share: p-value of the exchange test, or None without held-out data.
         copied: Estimated share of copies beyond what reference data show; may be negative.
