@@ -295,6 +295,23 @@ def test_several_descriptors_each_have_their_tests_and_a_panel():
     assert "multiplied by the 2 descriptors" in document.sections[1].blocks[0].text
 
 
+def test_tests_show_the_p_values_that_the_verdict_rests_on():
+    """120 samples at 3 points near training points; catches p-values before the correction."""
+    spots = normal(80, 4)[:3] + 0.1
+    result = audit(
+        generated=spots.repeat(40, 1), train=normal(80, 4), heldout=normal(80, 4, seed=1)
+    )
+    entry = result.evidence[0]
+    assert entry.clumping.design_effect > 1
+    assert entry.test.p_distance != entry.by_distance.p_value
+    table = next(t for t in blocks(compose(result), Table) if t.title == "Tests by pixels")
+    by_name = {row[0].text: row[4] for row in table.rows}
+    assert by_name["Exceedance, by distance"].sort == entry.test.p_distance
+    assert by_name["Exceedance, on the local scale"].sort == entry.test.p_local
+    effective = f"{entry.clumping.effective_samples:.0f}"
+    assert f"120 samples count as {effective} independent ones" in table.note
+
+
 def test_limitations_follow_from_the_inputs(pictured, tabular):
     assert "mirrored" not in limitations(pictured)["Features pixels"]
     assert "flip" in limitations(pictured)["Features pixels"]

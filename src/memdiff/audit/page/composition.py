@@ -164,12 +164,13 @@ def _advice(result: AuditResult) -> Block:
 
 
 def _tests(result: AuditResult) -> list[Block]:
-    heldout = result.inputs.heldout is not None
+    heldout = _decisive(result).shares is not None
     rule = (
         "The verdict is `memorizing` if the combined p-value is at most "
         f"{result.settings.level:g}. Copies have to show twice: more samples than chance allows "
         "are close to train by distance, and on the local scale, which a model with too little "
-        "variance does not move; the larger p-value of the two counts."
+        "variance does not move; the larger p-value of the two counts. Samples that repeat each "
+        "other count as fewer, so that collapse to a few points does not pass for copying."
     )
     if heldout:
         rule += (

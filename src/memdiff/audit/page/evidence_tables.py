@@ -85,14 +85,14 @@ def test_table(entry: Evidence, level: float) -> Table:
             f"{_counts(entry.by_distance, words)} A small p says: more samples are close to train "
             "than fresh data would be, by copying or by too little variance.",
             entry.by_distance,
-            entry.by_distance.p_value,
+            entry.test.p_distance,
         ),
         _row(
             "Exceedance, on the local scale",
             f"The same for {scale}. {_counts(entry.by_scale, words)} A small p says: it is not "
             "too little variance alone.",
             entry.by_scale,
-            entry.by_scale.p_value,
+            entry.test.p_local,
         ),
     ]
     if entry.shares is not None:
@@ -124,7 +124,7 @@ def test_table(entry: Evidence, level: float) -> Table:
             closest.p_value,
         ),
         _row(
-            "Flagged, by distance",
+            "Flagged samples",
             _flag_words(entry.flags, size),
             entry.flags,
             None,
@@ -133,8 +133,8 @@ def test_table(entry: Evidence, level: float) -> Table:
     if entry.local_flags is not None:
         rows.append(
             _row(
-                "Flagged, on the local scale",
-                "The same list for the local scale, which spares samples that are merely typical.",
+                "Flagged, by the local scale alone",
+                "The list that the local scale makes alone, without the distance.",
                 entry.local_flags,
                 None,
             )
@@ -144,7 +144,8 @@ def test_table(entry: Evidence, level: float) -> Table:
         ("Test", "Value", f"{100 * level:.0f}% interval", "Without copying", "p"),
         rows,
         "Values are shares of the samples. Without copying: the expected value and the band of "
-        "95%. p-values of the exceedance tests are corrected for the number of thresholds.",
+        "95%. p-values of the exceedance tests are corrected for the number of thresholds"
+        f"{_clumped(entry)}.",
         stacked=True,
     )
 
@@ -166,6 +167,17 @@ def _row(title: str, meaning: str, result: MetricResult, p_value: float | None) 
     ]
 
 
+def _clumped(entry: Evidence) -> str:
+    """What repetition among the samples does to the p-values, if there is any."""
+    clumping = entry.clumping
+    if clumping.design_effect <= 1.0:
+        return ""
+    return (
+        f", and for samples that repeat each other: the {clumping.samples} samples count as "
+        f"{clumping.effective_samples:.0f} independent ones there"
+    )
+
+
 def _counts(test: Exceedance, words: str) -> str:
     ordinals = ", ".join(_ordinal(rank) for rank in test.ranks)
     counts = ", ".join(str(count) for count in test.counts)
@@ -184,7 +196,8 @@ def _ordinal(rank: int) -> str:
 
 def _flag_words(flags: Conformal, size: int) -> str:
     text = (
-        f"{int(flags.flagged.sum())} samples on the list of Benjamini and Hochberg, of which at "
+        f"{int(flags.flagged.sum())} samples are close by distance and on the local scale, by the "
+        "larger p-value of the two: the list of Benjamini and Hochberg, of which at "
         f"most {percent_given(flags.false_discovery_rate)} are expected to be wrong "
         "[Benjamini95][Ba23]."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memdiff.audit.evidence import Evidence
+from memdiff.audit.page.figures import reference_of
 from memdiff.audit.page.numbers import percent, percent_given
 from memdiff.audit.result import AuditResult
 from memdiff.audit.verdict import heldout_needed, samples_needed
@@ -12,9 +13,9 @@ __all__ = ["limitations"]
 
 def limitations(result: AuditResult) -> dict[str, str]:
     """Limitations by topic, those that weigh most first."""
-    inputs, decision = result.inputs, result.decision
+    decision = result.decision
     found = {"What was audited": _scope(result)}
-    if inputs.heldout is None:
+    if all(entry.shares is None for entry in result.evidence):
         found["No held-out data"] = (
             "The samples were compared with the training points among themselves. The p-values "
             "are approximate, the exchange test is missing, and training data that are unlike the "
@@ -63,10 +64,10 @@ def _sizes(result: AuditResult) -> dict[str, str]:
             f"{samples} samples cannot exclude a copied fraction of {percent_given(resolution)}, "
             f"even if none of them is a copy; about {wanted} could."
         )
-    reference = inputs.train if inputs.heldout is None else inputs.heldout
-    size, needed = len(reference), heldout_needed(resolution)
-    kind = "training" if inputs.heldout is None else "held-out"
-    flags = next(e.flags for e in result.evidence if e.name == result.decision.descriptor)
+    decisive = next(e for e in result.evidence if e.name == result.decision.descriptor)
+    flags, reference = decisive.flags, reference_of(decisive)
+    size, needed = decisive.distances.size(reference), heldout_needed(resolution)
+    kind = "training" if reference == "train" else "held-out"
     if size < needed:
         found[f"Few {kind} points"] = (
             f"A fresh sample is closer than all {size} {kind} points with probability "

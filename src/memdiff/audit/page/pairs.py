@@ -41,7 +41,8 @@ def _left_out(result: AuditResult, shown: int) -> str:
     total = len(result.pairs)
     flagged = sum(pair.flagged for pair in result.pairs)
     text = (
-        f"Flagged: on the list whose expected share of wrong entries is at most "
+        "The p-value is the larger of those by distance and on the local scale. Flagged: on the "
+        f"list whose expected share of wrong entries is at most "
         f"{percent_given(result.settings.false_discovery_rate)} [Benjamini95]; {flagged} of "
         f"{len(result.inputs.generated)} samples are on it. The closest pairs come first."
     )
