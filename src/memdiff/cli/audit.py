@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
@@ -27,10 +27,14 @@ def add_arguments(parser: Parser) -> None:
     from memdiff.features import DESCRIPTOR_FORMS
 
     parser.add_argument(
-        "--generated", type=str, required=True, metavar="P", help=f"Samples: {DATA}."
+        "--generated", type=str | None, default=None, metavar="P", help=f"Samples: {DATA}."
     )
     parser.add_argument(
-        "--train", type=str, required=True, metavar="P", help="What the model was trained on."
+        "--train",
+        type=str | None,
+        default=None,
+        metavar="P",
+        help="What the model was trained on.",
     )
     parser.add_argument(
         "--heldout",
@@ -40,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
         help="Data of the same source that the model has not seen: strongly recommended.",
     )
     parser.add_argument(
-        "--out", type=str, required=True, help="Folder for report.html and report.json."
+        "--out", type=str | None, default=None, help="Folder for report.html and report.json."
     )
     parser.add_argument(
         "--features",
@@ -93,6 +97,17 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.json",
         help="How the samples were made, for the report; memdiff sample writes such a file.",
     )
+    parser.add_argument(
+        "--self-check",
+        action="store_true",
+        help="Audit nothing: measure the error rates and the power of the audit on planted truth.",
+    )
+    parser.add_argument(
+        "--preset",
+        type=Literal["quick", "full"],
+        default="quick",
+        help="Size of the self-check: a minute or two, or about ten.",
+    )
     add_data_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -100,6 +115,11 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
+    if options.self_check:
+        return _self_check(options)
+    needed = ("generated", "train", "out")
+    if missing := [f"--{name}" for name in needed if options[name] is None]:
+        raise ValueError(f"missing {' and '.join(missing)} (see memdiff audit --help)")
     from memdiff.audit import AuditSettings, audit
     from memdiff.doctor import resolve_device
     from memdiff.features import parse_descriptor, parse_invariance
@@ -149,6 +169,28 @@ def run(options: Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _self_check(options: Namespace) -> int:
+    """The audit audited; exit code 1 if it is not as good as its word."""
+    import os
+
+    from memdiff.audit import self_check
+    from memdiff.data import write_json
+
+    with bar(options.quiet) as progress:
+        result = self_check(
+            preset=options.preset,
+            seed=options.seed,
+            workers=os.cpu_count() or 1,
+            progress=progress,
+        )
+    if options.out is not None:
+        write_json(Path(options.out) / "self_check.json", result.to_dict())
+    print(json.dumps(result.to_dict()) if options.json else result.table())
+    for problem in result.problems:
+        print(f"memdiff audit: {problem}", file=sys.stderr)
+    return 0 if result.passed else 1
 
 
 def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:
