@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memdiff.audit.evidence import Evidence
+from memdiff.audit.page.duplicates import duplicate_blocks
 from memdiff.audit.page.evidence_tables import (
     measurement_table,
     rule_table,
@@ -22,7 +23,7 @@ from memdiff.audit.page.figures import (
 )
 from memdiff.audit.page.limitations import limitations
 from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
-from memdiff.audit.page.pairs import copied_blocks, duplicate_blocks, pair_blocks
+from memdiff.audit.page.pairs import copied_blocks, pair_blocks
 from memdiff.audit.result import AuditResult, plain
 from memdiff.metrics.extraction import Extraction
 from memdiff.report import (

@@ -1,4 +1,4 @@
-"""The suspicious pairs, the copied training points and the duplicates, to look at."""
+"""The suspicious pairs and the copied training points, to look at."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from memdiff.features import Invariance, parse_invariance
 from memdiff.report import Cell, Gallery, GalleryItem, Image, Paragraph, Table
 from memdiff.report.document import Block, CellValue
 
-__all__ = ["MOST_PAIRS", "copied_blocks", "duplicate_blocks", "pair_blocks"]
+__all__ = ["MOST_PAIRS", "copied_blocks", "pair_blocks"]
 
 MOST_PAIRS = 100
 """Pairs that a page shows; all of them are in ``report.json``."""
 
 # Bytes of the pictures of one gallery; noise, which does not compress, is what they are there for.
-_PAIR_BYTES, _POINT_BYTES, _GROUP_BYTES = 1_700_000, 700_000, 400_000
+_PAIR_BYTES, _POINT_BYTES = 1_700_000, 700_000
 _COPIED = "Training points by the number of their copies"
 _MOST_POINTS = 24
-_MOST_GROUPS = 8
-_MOST_MEMBERS = 4
 _ROWS_IN_FULL = 6
 _COLUMNS_IN_FULL = 10
 
@@ -307,98 +305,3 @@ def copied_blocks(result: AuditResult) -> list[Block]:
         )
     )
     return blocks
-
-
-def duplicate_blocks(result: AuditResult) -> list[Block]:
-    """Duplicate groups of the training data, with examples, and the overlap with held-out."""
-    inputs = result.inputs
-    groups = inputs.duplicates
-    repeated = (groups.sizes > 1).nonzero()[:, 0]
-    blocks: list[Block] = [Paragraph(_duplicate_text(result, len(repeated)))]
-    if len(repeated):
-        order = repeated[groups.sizes[repeated].argsort(descending=True, stable=True)]
-        shown = order[:_MOST_GROUPS].tolist()
-        members = [(groups.labels == label).nonzero()[:, 0].tolist() for label in shown]
-        note = (
-            f"The largest of {len(repeated)} groups, at most {_MOST_GROUPS} of them and "
-            f"{_MOST_MEMBERS} points of each."
-        )
-        blocks.append(_groups(result, members, note))
-    blocks.append(Paragraph(_overlap_text(result)))
-    return blocks
-
-
-def _groups(result: AuditResult, members: Sequence[Sequence[int]], note: str) -> Block:
-    train = result.inputs.train
-    title = "Groups of duplicated training points"
-    if has_pictures(train):
-        album = Thumbnails(train)
-        items = []
-        for group in members:
-            if album.used > _GROUP_BYTES:
-                break
-            images = [
-                album.image(train, i, _short(train.names[i], i)) for i in group[:_MOST_MEMBERS]
-            ]
-            items.append(GalleryItem(images, f"{len(group)} points", {"points": len(group)}))
-        return Gallery(title, items, note, strips=train.kind == "video")
-    compare = Differences(train)
-    rows = []
-    for group in members:
-        first = _row(train, group[0])
-        values = ", ".join(
-            f"{compare.columns[c]} {compare.text(c, float(first[c]))}"
-            for c in range(min(4, len(first)))
-        )
-        more = "" if len(first) <= 4 else ", …"
-        names = ", ".join(str(i) for i in group[:_MOST_MEMBERS])
-        rows.append(
-            (len(group), names + (", …" if len(group) > _MOST_MEMBERS else ""), values + more)
-        )
-    return Table(title, ("Points", "Index", "Values of the first"), rows, note, stacked=True)
-
-
-def _short(name: str, index: int) -> str:
-    return str(index) if name.startswith("row ") else name.rsplit("/", 1)[-1]
-
-
-def _duplicate_text(result: AuditResult, repeated: int) -> str:
-    inputs = result.inputs
-    groups, count = inputs.duplicates, len(inputs.train)
-    if not repeated:
-        return (
-            f"No two of the {count} training points are closer than the tolerance of "
-            f"{inputs.tolerance:.3g} in units of the data: there are no duplicates."
-        )
-    within = "identical" if inputs.tolerance == 0 else f"closer than {inputs.tolerance:.3g}"
-    return (
-        f"{groups.num_redundant} of the {count} training points repeat others ({within}, in units "
-        f"of the data): {repeated} groups of duplicates, the largest of "
-        f"{int(groups.sizes.max())}. Tests that compare the nearest training point with the next "
-        "take the next from another group; duplicates would hide copies otherwise."
-    )
-
-
-def _overlap_text(result: AuditResult) -> str:
-    inputs = result.inputs
-    texts = []
-    if inputs.overlap:
-        some = ", ".join(str(i) for i in inputs.overlap[:10])
-        more = ", …" if len(inputs.overlap) > 10 else ""
-        texts.append(
-            f"{len(inputs.overlap)} held-out points are also in the training data and were left "
-            f"out (index {some}{more}): they would count as copies and hide real ones."
-        )
-    elif inputs.heldout is not None:
-        texts.append("No held-out point was removed for being in the training data.")
-    if inputs.overlap_kept:
-        texts.append(
-            f"{inputs.overlap_kept} held-out points equal a training point and were kept, since "
-            "rows repeat within the training data as often."
-        )
-    if inputs.repeated_samples:
-        texts.append(
-            f"{inputs.repeated_samples} of the {len(inputs.generated)} samples equal an earlier "
-            "sample exactly."
-        )
-    return " ".join(texts) or "There are no held-out data with which training data could overlap."
