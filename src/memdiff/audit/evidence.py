@@ -162,7 +162,6 @@ class Evidence:
         clumping: How far the samples repeat each other.
         measurements: Further metrics.
         distances: The searches behind it all.
-        nearest_heldout: Index of the nearest held-out point of each sample, or None.
         variant: For each sample the transform under which it is closest, as an index.
     """
 

@@ -74,6 +74,8 @@ def prepare(
     check_comparable(*sets)
     samples, training = sets[0], sets[1]
     training.require_at_least(2, "an audit compares distances to different training points")
+    if len(sets) > 2:
+        sets[2].require_at_least(2, "one held-out point is no null; leave it out")
     flat = training.x.flatten(1)
     exact = duplicate_groups(flat)
     if exact.num_groups < 2:
@@ -161,7 +163,7 @@ def _without_overlap(
     if not removed:
         return heldout, (), 0
     rest = (~same).nonzero()[:, 0]
-    if len(rest) == 0:
+    if len(rest) < 2:  # no null to compare with
         return None, removed, 0
     cleaned = heldout.subset(rest)
     note = f"{len(removed)} points that are also in the training data were removed"

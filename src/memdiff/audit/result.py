@@ -36,7 +36,7 @@ class Pair:
         distance: Distance to the training point, in the descriptor's units.
         heldout_distance: Distance to the held-out point, or None.
         ratio: Distance over that of the second training point (of another group of duplicates).
-        p_value: Conformal p-value of the distance.
+        p_value: Conformal p-value: the larger of those by distance and on the local scale.
         flagged: Whether the sample is on the list with controlled false-discovery rate.
         variant: Transform under which it is closest.
         descriptor: Descriptor that the distances belong to.

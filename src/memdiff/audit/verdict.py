@@ -210,4 +210,6 @@ def _what_would_decide(samples: int, reference: int, has_heldout: bool, resoluti
 
 
 def _p(value: float) -> str:
+    if value < 1e-300:
+        return "below 1e-300"
     return f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
