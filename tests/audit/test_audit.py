@@ -123,6 +123,16 @@ def test_the_gate_needs_a_verdict_and_a_fraction():
     assert not audit(generated=samples, train=train, heldout=heldout, fail_above=0.5).gate_failed
 
 
+def test_nearness_without_copies_is_not_called_copying():
+    """Every sample halfway to a training point: the exchange test alone rejects."""
+    train, heldout = normal(400, 64), normal(400, 64, seed=1)
+    samples = 0.3 * train[:300] + 0.95 * normal(300, 64, seed=2)
+    result = audit(generated=samples, train=train, heldout=heldout)
+    assert result.verdict == "memorizing" and result.decision.copied_low == 0.0
+    assert "few or none are outright copies" in result.advice[0].finding
+    assert not any("part of the samples are copies" in one.finding for one in result.advice)
+
+
 def test_json_has_a_version_and_no_holes(tmp_path):
     train = normal(60)
     result = audit(generated=train[:30], train=train, heldout=normal(60, seed=1))

@@ -110,6 +110,15 @@ def _about_copies(verdict: Verdict, evidence: Evidence, inputs: AuditInputs) -> 
                 "held-out losses at small noise part.",
             )
         )
+    elif verdict.copied_low <= 0.0:
+        advice.append(
+            Advice(
+                "Samples are nearer to training points than to held-out points, and few or none "
+                f"are outright copies ({verdict.copied:.1%}, at most {verdict.copied_high:.1%}).",
+                "The model has begun to follow its training data. Stop training earlier, "
+                "regularise, or add data, and audit again before copies appear.",
+            )
+        )
     else:
         advice.append(
             Advice(
