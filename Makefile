@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,tables,video,datasets,descriptors,diffusers,faiss,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,tables,video,datasets,descriptors,diffusers,faiss,train,lightning,slurm,dev]'
 	touch $@
 
 install: $(STAMP)
@@ -32,6 +32,7 @@ reproduce: $(STAMP)
 	$(BIN)/memdiff reproduce --preset paper --out reproduction
 
 bench: $(STAMP)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python -m benchmarks
 
 clean:
