@@ -128,7 +128,8 @@ def _add_monitor_options(parser: Parser) -> None:
         "--audit-samples",
         type=int,
         default=500,
-        help="Samples of the kept model for the audit; 0 for no audit.",
+        help="Samples of the kept model for the audit, and before it as many to confirm a model "
+        "that is kept from before an onset; 0 for neither.",
     )
 
 
@@ -196,6 +197,7 @@ def _settings(options: Namespace) -> RunSettings:
         ),
         monitor=MonitorSettings(
             samples=options.monitor_samples,
+            confirm=options.audit_samples,
             sampler=Heun(steps=options.sampler_steps),
             seed=options.seed,
         ),
@@ -229,6 +231,8 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
     else:
         print(f"done: {done.step} steps")
     print(f"kept: the model of step {done.kept_step}, {done.folder / 'model.safetensors'}")
+    if done.ending == "memorization" and done.choice.confirmed is False:
+        print("no model before the onset is confirmed: look more often (--monitor-every)")
     if done.monitor is not None:
         onset = done.monitor.onset.onset
         print(f"onset of memorisation: {'none seen' if onset is None else f'step {onset}'}")

@@ -2,11 +2,12 @@
 
 from memdiff.training.assessment import Assessment, assess, summary, write_reports
 from memdiff.training.batches import batch_index, step_seed
+from memdiff.training.candidates import Choice
 from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
 from memdiff.training.journal import Journal, read_journal
 from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
 from memdiff.training.model import ModelConfig, load_model
-from memdiff.training.monitor import Level, Monitor, MonitorSettings, Observation
+from memdiff.training.monitor import Monitor, MonitorSettings
 from memdiff.training.objective import (
     EDMWeighting,
     LogNormalRatio,
@@ -16,11 +17,13 @@ from memdiff.training.objective import (
     TikhonovPenalty,
     edm_objective,
 )
+from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, Reading, find_onset
 from memdiff.training.run import RunSettings, TrainingRun, train_in_folder
 
 __all__ = [
     "Assessment",
+    "Choice",
     "EDMWeighting",
     "Journal",
     "Level",

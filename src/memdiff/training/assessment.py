@@ -44,8 +44,8 @@ def assess(
 ) -> Assessment:
     """Sample the kept model of a run, save the samples as ``samples.npz``, and audit them.
 
-    The latents are other ones than those of the monitor. The best model was chosen by its loss on
-    the same held-out points: that favours it a little over fresh ones.
+    The latents are other ones than those of the monitor. The best model was chosen with the same
+    held-out points: that favours it a little over fresh ones.
 
     Args:
         run: The run.
@@ -65,7 +65,8 @@ def assess(
         num=num,
         sampler=sampler,
         seed=seed,
-        start=run.settings.monitor.samples,  # the first ones are those of the monitor
+        # The first ones are those of the monitor.
+        start=run.settings.monitor.samples + run.settings.monitor.confirm,
         batch_size=batch_size,
         progress=None if progress is None else lambda i, n: progress("samples", i, n),
     ).x.cpu()
@@ -95,6 +96,7 @@ def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
     """A run and its assessment in plain JSON types: the content of ``report.json``."""
     monitor = run.monitor
     onset = None if monitor is None else monitor.onset
+    choice = run.choice
     audited = None if assessment is None else assessment.audit
     return {
         "schema": 1,
@@ -103,7 +105,18 @@ def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
         "kept_step": run.kept_step,
         "verdict": None if audited is None else audited.verdict,
         "decision": None if audited is None else asdict(audited.decision),
-        "onset": None if onset is None else {"onset": onset.onset, **asdict(onset)},
+        "onset": None
+        if onset is None
+        else {
+            "onset": onset.onset,
+            "best": onset.best,
+            **asdict(onset),
+        },
+        "choice": {
+            "step": choice.step,
+            "confirmed": choice.confirmed,
+            "confirmations": [look.to_dict() for look in choice.confirmations],
+        },
         "observations": []
         if monitor is None
         else [observation.to_dict() for observation in monitor.observations],

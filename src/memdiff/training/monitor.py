@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,9 +39,10 @@ from memdiff.processes import ForwardProcess
 from memdiff.samplers import Heun, Sampler, sample
 from memdiff.scores import EmpiricalScore
 from memdiff.scores.base import Score
-from memdiff.training.onset import Onset, Reading, find_onset, fisher_exact
+from memdiff.training.observation import Level, Observation
+from memdiff.training.onset import Onset, find_onset, fisher_exact
 
-__all__ = ["Level", "Monitor", "MonitorSettings", "Observation"]
+__all__ = ["Monitor", "MonitorSettings"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,10 @@ class MonitorSettings:
             other one, over :math:`\sqrt d`: levels at which the memorising score still tells
             every training point from the others.
         draws: Noised points per set and level.
-        samples: Number of samples.
+        samples: Number of samples at a look.
+        confirm: Number of fresh samples by which a model to keep is confirmed; 0 for none.
+        confirm_level: Smallest p-value of a confirmed model. Well above ``alpha``: a model at the
+            edge of memorisation rejects at the next look with more samples.
         sampler: How they are drawn.
         batch_size: Points evaluated at a time.
         threshold: Threshold :math:`k` of the ratio test.
@@ -70,6 +74,8 @@ class MonitorSettings:
     ratios: tuple[float, ...] | None = None
     draws: int = 256
     samples: int = 64
+    confirm: int = 500
+    confirm_level: float = 0.2
     sampler: Sampler = field(default_factory=lambda: Heun(steps=18))
     batch_size: int = 256
     threshold: float = 1.0 / 3.0
@@ -84,111 +90,15 @@ class MonitorSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2, got {self.samples}.")
-        for name in ("alpha", "level"):
+        if self.confirm < 0 or self.confirm == 1:
+            raise ValueError(f"confirm must be 0 or at least 2, got {self.confirm}.")
+        for name in ("alpha", "level", "confirm_level"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ValueError(f"{name} must lie in (0, 1), got {getattr(self, name)}.")
         if self.ratios is not None and not (
             self.ratios and all(0.0 < ratio < math.inf for ratio in self.ratios)
         ):
             raise ValueError(f"ratios must be positive and finite, got {self.ratios}.")
-
-
-@dataclass(frozen=True)
-class Level:
-    r"""Losses at one noise level, per value of a point: 1 is what a score of 0 has.
-
-    Attributes:
-        ratio: :math:`\sigma/m`.
-        train_loss: Mean :math:`|\sigma s + z|^2/d` on training points.
-        heldout_loss: The same on held-out points, with the same :math:`z`.
-        gap_error: Standard error of their difference.
-        excess_risk: :math:`\sigma^2 |s - s_N|^2/d` at the noised training points, the excess over
-            the loss of the memorising score :math:`s_N`; 0 is memorisation.
-    """
-
-    ratio: float
-    train_loss: float
-    heldout_loss: float
-    gap_error: float
-    excess_risk: float
-
-    @property
-    def gap(self) -> float:
-        """Held-out loss minus training loss."""
-        return self.heldout_loss - self.train_loss
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What a monitor saw at one step.
-
-    Attributes:
-        step: The step.
-        levels: The losses, one a noise level.
-        fraction: Share of samples that pass the ratio test.
-        interval: Its Clopper-Pearson interval.
-        null_fraction: The same share of the held-out points.
-        p_fraction: One-sided p-value of ``fraction`` against ``null_fraction``.
-        closer_to_train: Share of samples nearer to train than to held-out.
-        null_closer: Its expectation if the model treats both alike.
-        p_close: p-value of the audit's test.
-        train_distance: Median distance of the samples to their nearest training point.
-        heldout_distance: Median distance to their nearest held-out point.
-        fresh_distance: Median distance of held-out points to their nearest training point.
-        seconds: Wall time.
-        samples: The samples with shape ``(num, *S)``, on the CPU; None after loading.
-    """
-
-    step: int
-    levels: tuple[Level, ...]
-    fraction: float
-    interval: tuple[float, float]
-    null_fraction: float
-    p_fraction: float
-    closer_to_train: float
-    null_closer: float
-    p_close: float
-    train_distance: float
-    heldout_distance: float
-    fresh_distance: float
-    seconds: float
-    samples: Tensor | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def train_loss(self) -> float:
-        """Training loss, mean over the levels."""
-        return sum(level.train_loss for level in self.levels) / len(self.levels)
-
-    @property
-    def heldout_loss(self) -> float:
-        """Held-out loss, mean over the levels."""
-        return sum(level.heldout_loss for level in self.levels) / len(self.levels)
-
-    @property
-    def excess_risk(self) -> float:
-        """Excess empirical risk, mean over the levels."""
-        return sum(level.excess_risk for level in self.levels) / len(self.levels)
-
-    @property
-    def reading(self) -> Reading:
-        """What the rules of the onset read."""
-        return Reading(self.step, self.heldout_loss, self.p_fraction, self.p_close)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, in plain JSON types."""
-        fields = {name: value for name, value in vars(self).items() if name != "samples"}
-        return {
-            **fields,
-            "levels": [asdict(level) for level in self.levels],
-            "interval": list(self.interval),
-        }
-
-    @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Observation:
-        """The observation that :meth:`to_dict` described, without its samples."""
-        levels = tuple(Level(**level) for level in entry["levels"])
-        low, high = entry["interval"]
-        return cls(**{**entry, "levels": levels, "interval": (low, high)})
 
 
 class Monitor:
@@ -271,6 +181,36 @@ class Monitor:
                 f"step must be larger than that of the last observation, "
                 f"{self.observations[-1].step}, got {step}."
             )
+        observation = self._look(step, score, self.settings.samples, 0)
+        self.observations.append(observation)
+        return observation
+
+    def confirm(self, step: int, score: Score) -> Observation:
+        """Look at a model to keep, with ``settings.confirm`` samples of latents of its own.
+
+        Looks while training are short, and the model that passed them was chosen: what it is
+        worth, fresh samples tell.
+
+        Args:
+            step: The step of the model.
+            score: Its score.
+
+        Returns:
+            The observation, which is not added to ``observations``;
+            :meth:`is_confirmed` reads it.
+
+        Raises:
+            ValueError: If ``settings.confirm`` is 0.
+        """
+        if not self.settings.confirm:
+            raise ValueError("settings.confirm is 0: a confirmation needs samples.")
+        return self._look(step, score, self.settings.confirm, self.settings.samples)
+
+    def is_confirmed(self, observation: Observation) -> bool:
+        """Whether neither test comes near a rejection."""
+        return min(observation.p_fraction, observation.p_close) > self.settings.confirm_level
+
+    def _look(self, step: int, score: Score, num: int, start: int) -> Observation:
         started = time.perf_counter()
         training = score.training
         score.eval()
@@ -279,16 +219,15 @@ class Monitor:
             drawn = sample(
                 score,
                 shape=self._train.shape[1:],
-                num=self.settings.samples,
+                num=num,
+                start=start,
                 sampler=self.settings.sampler,
                 seed=self.settings.seed,
                 batch_size=self.settings.batch_size,
             ).x
         finally:
             score.train(training)
-        observation = self._compare(step, levels, drawn.to(self._train), started)
-        self.observations.append(observation)
-        return observation
+        return self._compare(step, levels, drawn.to(self._train), started)
 
     def state_dict(self) -> dict[str, Any]:
         """The observations, in plain JSON types."""

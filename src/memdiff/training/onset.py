@@ -17,7 +17,7 @@ Of the observations at steps :math:`k_1 < k_2 < \dots`:
     The earlier of ``tau_mem`` and ``tau_close``.
 ``best``
     Of the observations before the onset that reject neither test, the one with the smallest
-    held-out denoising loss. Whether an observation is the best so far is known when it is made,
+    held-out denoising loss. Whether an observation may become the best is known when it is made,
     so its weights can be kept then.
 
 Why so: one look in :math:`1/\alpha` rejects by chance even for a model that never memorises, so a
@@ -66,15 +66,20 @@ class Onset:
         tau_gen: Step at which generalisation came.
         tau_mem: Step at which samples began to be copies.
         tau_close: Step at which samples began to be closer to training data than fresh data are.
-        best: Step to keep.
+        clean: Steps before the onset that reject neither test, by held-out loss.
         suspicious: Whether the last observation rejects, be it confirmed or not.
     """
 
     tau_gen: int | None
     tau_mem: int | None
     tau_close: int | None
-    best: int | None
+    clean: tuple[int, ...]
     suspicious: bool
+
+    @property
+    def best(self) -> int | None:
+        """The step to keep."""
+        return self.clean[0] if self.clean else None
 
     @property
     def onset(self) -> int | None:
@@ -120,12 +125,12 @@ def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> O
         for reading, a, b in zip(readings[:end], fraction, close, strict=False)
         if not (a or b)
     ]
-    best = min(clean, key=lambda reading: reading.heldout_loss) if clean else None
+    clean.sort(key=lambda reading: reading.heldout_loss)
     return Onset(
         tau_gen=_plateau(readings),
         tau_mem=None if mem is None else steps[mem],
         tau_close=None if near is None else steps[near],
-        best=None if best is None else best.step,
+        clean=tuple(reading.step for reading in clean),
         suspicious=bool(readings) and (fraction[-1] or close[-1]),
     )
 

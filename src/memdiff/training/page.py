@@ -36,7 +36,8 @@ from memdiff.report.figures import (
     new_panels,
 )
 from memdiff.training.assessment import Assessment, summary
-from memdiff.training.monitor import Monitor, Observation
+from memdiff.training.monitor import Monitor
+from memdiff.training.observation import Observation
 from memdiff.training.run import SAMPLES, TrainingRun
 
 if TYPE_CHECKING:
@@ -141,7 +142,13 @@ def _story(run: TrainingRun) -> list[Block]:
             onset.tau_mem,
             "more samples than held-out points pass the ratio test, confirmed",
         ),
-        ("Best model before the onset", onset.best, "smallest held-out loss"),
+        (
+            "Best model before the onset",
+            run.choice.step,
+            "best.safetensors: smallest held-out loss, confirmed by fresh samples"
+            if run.choice.confirmed
+            else "best.safetensors: smallest held-out loss",
+        ),
         ("Kept model", run.kept_step, "model.safetensors"),
     ]
     blocks.append(Table("Steps", ("What", "Step", "How it is told"), rows))
@@ -154,7 +161,8 @@ def _story(run: TrainingRun) -> list[Block]:
             f"(expected without memorisation: {last.null_closer:.1%})."
         )
     )
-    if run.kept_step != onset.best and onset.onset is not None and run.ending == "steps":
+    blocks.extend(_confirmations(run))
+    if run.kept_step != run.choice.step and onset.onset is not None and run.ending == "steps":
         blocks.append(
             Callout(
                 "The run went on past the onset, and the last model was kept. The best one before "
@@ -163,7 +171,7 @@ def _story(run: TrainingRun) -> list[Block]:
                 "caution",
             )
         )
-    if run.ending == "memorization" and onset.best is None:
+    if run.ending == "memorization" and run.choice.step is None:
         blocks.append(
             Callout(
                 "The tests rejected at every look, so there is no earlier model to keep: the last "
@@ -173,6 +181,39 @@ def _story(run: TrainingRun) -> list[Block]:
             )
         )
     return blocks
+
+
+def _confirmations(run: TrainingRun) -> list[Block]:
+    looks = run.choice.confirmations
+    if not looks:
+        return []
+    settings = run.settings.monitor
+    table = Table(
+        f"Confirmation by {settings.confirm} fresh samples",
+        ("Step", "Ratio test passed", "Nearer to train (expected)", "p (copies)", "p (closeness)"),
+        [
+            (
+                look.step,
+                f"{look.fraction:.1%}",
+                f"{look.closer_to_train:.1%} ({look.null_closer:.1%})",
+                f"{look.p_fraction:.2g}",
+                f"{look.p_close:.2g}",
+            )
+            for look in looks
+        ],
+        note="The best model first, then those before it, until both p-values are above "
+        f"{settings.confirm_level:g}.",
+    )
+    if run.choice.confirmed:
+        return [table]
+    warning = Callout(
+        "Fresh samples of every model before the onset are closer to the training data than "
+        "held-out data are; the earliest one was kept. Look more often, with more samples, or "
+        "train with a regulariser.",
+        "No confirmed model before the onset",
+        "bad",
+    )
+    return [table, warning]
 
 
 def _curves(run: TrainingRun, monitor: Monitor) -> list[Block]:

@@ -1,9 +1,9 @@
 """A training run in a folder: data in, model out, watched for memorisation, resumable.
 
 The folder holds ``config.json`` and ``model.safetensors`` (:func:`memdiff.training.load_model`),
-``best.safetensors``, ``metrics.jsonl``, ``state.safetensors`` (what a resume needs), ``samples/``
-(what the monitor drew), and after the end ``report.html``, ``report.json``, ``samples.npz`` and
-``audit.html``.
+``metrics.jsonl``, ``state.safetensors`` (what a resume needs), ``candidates/`` (models that may be
+kept), ``samples/`` (what the monitor drew), and after the end ``best.safetensors``,
+``report.html``, ``report.json``, ``samples.npz`` and ``audit.html``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from memdiff.data import Dataset, check_comparable, save_arrays, write_json
 from memdiff.provenance import provenance
 from memdiff.scores.base import Score
+from memdiff.training.candidates import Candidates, Choice, choose
 from memdiff.training.checkpoints import (
     load_state,
     load_weights,
@@ -35,11 +36,12 @@ from memdiff.training.objective import Objective, TikhonovPenalty, edm_objective
 
 __all__ = ["Ending", "RunSettings", "TrainingRun", "train_in_folder"]
 
-BEST, STATE, JOURNAL, SAMPLES = (
+BEST, STATE, JOURNAL, SAMPLES, CANDIDATES = (
     "best.safetensors",
     "state.safetensors",
     "metrics.jsonl",
     "samples",
+    "candidates",
 )
 
 Ending = Literal["steps", "memorization", "time"]
@@ -56,8 +58,8 @@ class RunSettings:
         tikhonov: Strength :math:`c` of the Tikhonov penalty; 0 for none.
         monitor_every: Steps between observations; None for a twentieth of the steps. There is one
             before the first step and one after the last.
-        stop_on_memorization: Whether to stop at a confirmed onset and keep the best model before
-            it; otherwise the run goes on and the last model is kept.
+        stop_on_memorization: Whether to stop at an onset and keep the best model before it that
+            fresh samples confirm; otherwise the run goes on and the last model is kept.
         heldout_share: Share of the training data to hold out where no held-out data are given; 0
             trains on all of them, with no monitor.
         save_every: Steps between saved states; None for ``monitor_every``.
@@ -105,6 +107,7 @@ class TrainingRun:
         ending: ``"steps"``, ``"memorization"`` (stopped), or ``"time"`` (to be gone on with).
         step: Steps done.
         kept_step: Step of the kept model.
+        choice: The best model before an onset, ``best.safetensors``.
         monitor: The monitor with its observations, or None where nothing was held out.
         train: The training points that were used.
         heldout: The held-out points, or None.
@@ -119,6 +122,7 @@ class TrainingRun:
     ending: Ending
     step: int
     kept_step: int
+    choice: Choice
     monitor: Monitor | None
     train: Dataset
     heldout: Dataset | None
@@ -193,6 +197,7 @@ class _Keeper:
         self.train, self.heldout, self.split = train, heldout, split
         score = config.build().to(device)
         self.state = TrainingState(score, settings.training)
+        self.candidates = Candidates(folder / CANDIDATES)
         self.data = train.x.to(device, torch.float32)
         self.monitor = (
             None
@@ -234,7 +239,7 @@ class _Keeper:
                     break
             self.ending = self.ending or "steps"
             self._save()
-        kept = self._keep()
+        choice, kept = self._keep(progress)
         score = self.config.build()
         load_weights(score, self.folder / WEIGHTS)
         return TrainingRun(
@@ -243,6 +248,7 @@ class _Keeper:
             ending=self.ending,
             step=self.state.step,
             kept_step=kept,
+            choice=choice,
             monitor=self.monitor,
             train=self.train,
             heldout=self.heldout,
@@ -299,8 +305,9 @@ class _Keeper:
             x=observation.samples,
             encoding=self.train.encoding,
         )
-        if self.monitor.is_best():
-            save_weights(self.state.averaged, self.folder / BEST, facts={"step": step})
+        onset = self.monitor.onset
+        if step and onset.onset is None and not onset.suspicious:
+            self.candidates.add(step, self.state.averaged, onset.best)
         self.journal.append({"kind": "monitor", **observation.to_dict()})
 
     def _save(self) -> None:
@@ -343,13 +350,15 @@ class _Keeper:
         )
 
     def _key(self) -> dict[str, Any]:
-        """What must be equal for a run to go on: all but its length."""
+        """What must be equal for a run to go on: all but its length and what follows its end."""
         settings = asdict(self.settings)
         monitor = settings["monitor"]
         monitor["sampler"] = repr(self.settings.monitor.sampler)
         settings["monitor_every"] = self.settings.period
         for name in ("time_limit", "save_every", "log_every"):
             del settings[name]
+        for name in ("confirm", "confirm_level"):
+            del monitor[name]
         del settings["training"]["steps"]
         sets = {"train": self.train, "heldout": self.heldout}
         key = {
@@ -370,17 +379,20 @@ class _Keeper:
                     "options of that run."
                 )
 
-    def _keep(self) -> int:
-        """Write the weights that the run stands for; returns their step."""
-        stopped = self.ending == "memorization"
-        best = self.folder / BEST
-        if stopped and self.monitor is not None and self.monitor.onset.best is not None:
-            chosen = self.config.build()
-            step = int(load_weights(chosen, best)["step"])
-            save_weights(chosen, self.folder / WEIGHTS, facts={"step": step})
-            return step
+    def _keep(self, progress: Progress) -> tuple[Choice, int]:
+        """Write the weights that the run stands for, and the best ones; returns their steps."""
+        choice = Choice(None)
+        if self.monitor is not None and self.ending != "time":
+            choice = choose(self.monitor, self.candidates, self.config.build, progress)
+        best = None
+        if choice.step is not None:
+            best = self.candidates.load(choice.step, self.config.build())
+            save_weights(best, self.folder / BEST, facts={"step": choice.step})
+        if self.ending == "memorization" and best is not None and choice.step is not None:
+            save_weights(best, self.folder / WEIGHTS, facts={"step": choice.step})
+            return choice, choice.step
         save_weights(self.state.averaged, self.folder / WEIGHTS, facts={"step": self.state.step})
-        return self.state.step
+        return choice, self.state.step
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
