@@ -99,6 +99,30 @@ def _add_loop_options(parser: Parser) -> None:
         help="Strength c of the Tikhonov penalty, in squared units of the data.",
     )
     parser.add_argument(
+        "--augment-degrees",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Turn training images at random, by at most so many degrees.",
+    )
+    parser.add_argument(
+        "--augment-shift",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Shift them, by at most this fraction of a side.",
+    )
+    parser.add_argument(
+        "--augment-zoom",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="Zoom them, by at most this fraction.",
+    )
+    parser.add_argument(
+        "--augment-mirror", action="store_true", help="Mirror half of them left to right."
+    )
+    parser.add_argument(
         "--time-limit",
         type=float | None,
         default=None,
@@ -181,7 +205,12 @@ def run(options: Namespace) -> int:
 
 def _settings(options: Namespace) -> RunSettings:
     from memdiff.samplers import Heun
-    from memdiff.training import MonitorSettings, RunSettings, TrainingSettings
+    from memdiff.training import (
+        AffineAugmentation,
+        MonitorSettings,
+        RunSettings,
+        TrainingSettings,
+    )
 
     return RunSettings(
         training=TrainingSettings(
@@ -202,6 +231,12 @@ def _settings(options: Namespace) -> RunSettings:
             seed=options.seed,
         ),
         tikhonov=options.tikhonov,
+        augmentation=AffineAugmentation(
+            degrees=options.augment_degrees,
+            shift=options.augment_shift,
+            zoom=options.augment_zoom,
+            mirror=options.augment_mirror,
+        ),
         monitor_every=options.monitor_every,
         stop_on_memorization=options.stop_on_memorization,
         heldout_share=options.heldout_share,

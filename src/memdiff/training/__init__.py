@@ -1,6 +1,7 @@
 """Training score networks: the loop, the monitor, ensembles and networks."""
 
 from memdiff.training.assessment import Assessment, assess, summary, write_reports
+from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.candidates import Choice
 from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
@@ -22,6 +23,7 @@ from memdiff.training.onset import Onset, Reading, find_onset
 from memdiff.training.run import RunSettings, TrainingRun, train_in_folder
 
 __all__ = [
+    "AffineAugmentation",
     "Assessment",
     "Choice",
     "EDMWeighting",

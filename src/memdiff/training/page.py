@@ -445,13 +445,14 @@ def _settings(run: TrainingRun) -> list[Block]:
     facts = summary(run, None)
     training = run.settings.training
     monitor = run.settings.monitor
+    augmented = {f"augment {name}": v for name, v in vars(run.settings.augmentation).items() if v}
     model = {
         name: str(value) if isinstance(value, list) else value
         for name, value in facts["model"].items()
     }
     return [
         KeyValues({**model, "parameters": facts["parameters"]}, "Model"),
-        KeyValues({**vars(training), "tikhonov": run.settings.tikhonov}, "Training"),
+        KeyValues({**vars(training), "tikhonov": run.settings.tikhonov, **augmented}, "Training"),
         KeyValues(
             {
                 "look every": run.settings.period,

@@ -20,6 +20,7 @@ import torch
 from memdiff.data import Dataset, check_comparable, save_arrays, write_json
 from memdiff.provenance import provenance
 from memdiff.scores.base import Score
+from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.candidates import Candidates, Choice, choose
 from memdiff.training.checkpoints import (
     load_state,
@@ -56,6 +57,7 @@ class RunSettings:
         training: Settings of the loop.
         monitor: Settings of the monitor.
         tikhonov: Strength :math:`c` of the Tikhonov penalty; 0 for none.
+        augmentation: Random maps of the training images; the monitor sees the images themselves.
         monitor_every: Steps between observations; None for a twentieth of the steps. There is one
             before the first step and one after the last.
         stop_on_memorization: Whether to stop at an onset and keep the best model before it that
@@ -73,6 +75,7 @@ class RunSettings:
     training: TrainingSettings = field(default_factory=TrainingSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     tikhonov: float = 0.0
+    augmentation: AffineAugmentation = field(default_factory=AffineAugmentation)
     monitor_every: int | None = None
     stop_on_memorization: bool = False
     heldout_share: float = 0.2
@@ -175,6 +178,8 @@ def train_in_folder(
             "stop_on_memorization needs held-out data to tell memorisation from chance: give "
             "heldout, or a positive heldout_share."
         )
+    if settings.augmentation.changes and train.kind != "images":
+        raise ValueError(f"augmentation needs images, got training data of kind {train.kind!r}.")
     config = ModelConfig.for_data(train.x, **{"seed": seed, **(model or {})})
     keeper = _Keeper(folder, config, settings, train, heldout, split, torch.device(device))
     return keeper.run(progress or (lambda stage, done, total: None))
@@ -261,9 +266,12 @@ class _Keeper:
     def _objective(self) -> Objective:
         c = self.settings.tikhonov
         penalty = TikhonovPenalty(c) if c > 0.0 else None
+        augmentation = self.settings.augmentation if self.settings.augmentation.changes else None
         if self.config.process == "edm":
-            return edm_objective(self.config.sigma_data, penalty=penalty)
-        return Objective(penalty=penalty)
+            return edm_objective(
+                self.config.sigma_data, penalty=penalty, augmentation=augmentation
+            )
+        return Objective(penalty=penalty, augmentation=augmentation)
 
     def _after(self, step: TrainingStep) -> bool:
         """Log, observe, save as the step asks for; returns whether to stop."""
