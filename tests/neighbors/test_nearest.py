@@ -9,10 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
-from memdiff.neighbors import nearest, nearest_distinct, self_nearest
+from memdiff.neighbors import Rows, nearest, nearest_distinct, self_nearest
 from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates
-from memdiff.neighbors.rows import Rows
 from memdiff.neighbors.screen import ErrorBound, scores
 from memdiff.neighbors.search import Search
 

@@ -67,11 +67,11 @@ class Distances:
         if heldout is not None:
             self._sets["heldout"] = heldout
         self._rows = {name: Rows(data, name) for name, data in self._sets.items()}
-        shape = self._rows["train"].shape
+        shape = self._rows["train"].row_shape
         for name, rows in self._rows.items():
-            if rows.shape != shape:
+            if rows.row_shape != shape:
                 raise ValueError(
-                    f"{name} must have rows of the shape of train {shape}, got {rows.shape}."
+                    f"{name} must have rows of the shape of train {shape}, got {rows.row_shape}."
                 )
         self._variants = {name: tuple(rows) for name, rows in (variants or {}).items()}
         for name, versions in self._variants.items():

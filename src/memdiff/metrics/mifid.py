@@ -193,7 +193,7 @@ def _closest(found: Distances, name: str) -> Tensor:
     step = max(1, limit // (64 * rows.features))
     behind = [
         nearest(
-            -rows.read(at, min(at + step, len(rows))).reshape(-1, *rows.shape),
+            -rows.read(at, min(at + step, len(rows))).reshape(-1, *rows.row_shape),
             found.data("train"),
             metric="cosine",
             memory_limit=limit // 2,

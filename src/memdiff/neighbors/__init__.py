@@ -3,8 +3,8 @@
 from memdiff.neighbors.approximate import ApproximateNeighbors, nearest_approximate
 from memdiff.neighbors.duplicates import DuplicateGroups, duplicate_groups
 from memdiff.neighbors.nearest import nearest, nearest_distinct, self_nearest
-from memdiff.neighbors.rows import RowData, Rows
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors
+from memdiff.sources import RowData, Rows
 
 __all__ = [
     "MEMORY_LIMIT",

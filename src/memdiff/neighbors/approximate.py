@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.coordinates import squared_distances
-from memdiff.neighbors.rows import RowData
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors, Search
+from memdiff.sources import RowData
 
 __all__ = ["ApproximateNeighbors", "nearest_approximate"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.neighbors.rows import Rows
+from memdiff.sources import Rows
 
 __all__ = ["Coordinates", "Survey", "squared_distances", "unit_scale"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
-from memdiff.neighbors.rows import RowData, Rows
 from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
 from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
+from memdiff.sources import RowData, Rows
 
 __all__ = ["DuplicateGroups", "duplicate_groups"]
 

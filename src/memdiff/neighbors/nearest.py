@@ -24,8 +24,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memdiff.neighbors.rows import RowData, Rows
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors, Search
+from memdiff.sources import RowData, Rows
 
 __all__ = ["nearest", "nearest_distinct", "self_nearest"]
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.exclusion import Exclusion
-from memdiff.neighbors.rows import RowData, Rows, check_match
 from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
+from memdiff.sources import RowData, Rows
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
 
@@ -110,7 +110,7 @@ class Search:
         query_rows = Rows(queries, "queries")
         self.device = query_rows.device
         point_rows = Rows(points, "points", self.device)
-        check_match(query_rows, point_rows)
+        _check_match(query_rows, point_rows)
         self.blocks = Blocks.plan(query_rows.features, memory_limit, query_block, point_block)
         self.queries = Coordinates(query_rows, "queries", unit=self.unit, block=self.blocks.points)
         self.points = Coordinates(point_rows, "points", unit=self.unit, block=self.blocks.points)
@@ -306,6 +306,20 @@ class Search:
     def distance(self, squared: Tensor) -> Tensor:
         """The distance asked for, from squared distances of coordinates."""
         return 0.5 * squared if self.unit else squared.sqrt() / self.scale
+
+
+def _check_match(queries: Rows, points: Rows) -> None:
+    """Refuse to compare rows of different shapes, or bytes with real numbers."""
+    if queries.row_shape != points.row_shape:
+        raise ValueError(
+            f"queries and points must have rows of one shape, got {queries.row_shape} and "
+            f"{points.row_shape}."
+        )
+    if (queries.dtype == torch.uint8) != (points.dtype == torch.uint8):
+        raise ValueError(
+            f"queries and points must both be uint8 or both floating point, got {queries.dtype} "
+            f"and {points.dtype}: bring both to one range."
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,205 @@
+"""What rows are read from: shards one after the other, or some rows of these."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from memdiff.sources.files import ArrayFile
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Selection", "Shards", "Storage"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
+
+
+class Storage(Protocol):
+    """Rows as they are stored."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether reading goes to files."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``, ``(stop - start, *S)``."""
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The rows at ``index`` ``(n,)``, with shape ``(n, *S)``."""
+
+
+class Shards:
+    """Arrays of one row shape and dtype, one after the other.
+
+    Args:
+        shards: Tensors, NumPy arrays and files.
+        name: What error messages call the data.
+
+    Raises:
+        ValueError: As :class:`memdiff.sources.Rows`.
+    """
+
+    def __init__(self, shards: Sequence[Tensor | np.ndarray | ArrayFile], name: str) -> None:
+        if not shards:
+            raise ValueError(f"{name} must hold at least one row, got no shards.")
+        self._shards = [_checked(shard, name) for shard in shards]
+        first = self._shards[0]
+        self.row_shape = tuple(first.shape[1:])
+        self.dtype = _torch_dtype(first, name)
+        for shard in self._shards[1:]:
+            dtype = _torch_dtype(shard, name)
+            if tuple(shard.shape[1:]) != self.row_shape or dtype != self.dtype:
+                which = f" in {shard.path}" if isinstance(shard, ArrayFile) else ""
+                raise ValueError(
+                    f"every shard of {name} must have rows of shape {self.row_shape} and dtype "
+                    f"{self.dtype} as the first, got {tuple(shard.shape[1:])} and {dtype}{which}."
+                )
+        self._ends = torch.tensor([len(shard) for shard in self._shards]).cumsum(0)
+        self.row_bytes = self.dtype.itemsize
+        for size in self.row_shape:
+            self.row_bytes *= size
+        if len(self) == 0 or self.row_bytes == 0:
+            raise ValueError(
+                f"{name} must hold at least one row of at least one element, got shape "
+                f"{(len(self), *self.row_shape)}."
+            )
+        self.device = first.device if isinstance(first, Tensor) else torch.device("cpu")
+        self.on_disk = any(
+            isinstance(shard, ArrayFile) or _mapping(shard) is not None for shard in self._shards
+        )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``; a view where the storage is one tensor."""
+        pieces = []
+        begin = 0
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            if start < end and stop > begin:
+                first, last = max(start - begin, 0), min(stop, end) - begin
+                if isinstance(shard, ArrayFile):
+                    pieces.append(shard.read(first, last))
+                else:
+                    pieces.append(self._tensor(shard[first:last], shard))
+            begin = end
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The rows at ``index``, on the device of the first shard."""
+        if len(self._shards) == 1:
+            return self._take(self._shards[0], index)
+        index = index.cpu()
+        place = torch.searchsorted(self._ends, index, right=True)
+        out = torch.empty(len(index), *self.row_shape, dtype=self.dtype, device=self.device)
+        for number in place.unique().tolist():
+            here = place == number
+            begin = int(self._ends[number - 1]) if number else 0
+            found = self._take(self._shards[number], index[here] - begin)
+            out[here.to(self.device)] = found.to(self.device)
+        return out
+
+    def _take(self, shard: Tensor | np.ndarray | ArrayFile, index: Tensor) -> Tensor:
+        if isinstance(shard, ArrayFile):
+            return shard.gather(index)
+        if isinstance(shard, Tensor):
+            return shard[index.to(shard.device)]
+        return self._tensor(shard[index.cpu().numpy()], shard)
+
+    def _tensor(self, piece: Tensor | np.ndarray, shard: Tensor | np.ndarray) -> Tensor:
+        if isinstance(piece, Tensor):
+            return piece.detach().to(self.device)
+        import numpy as np
+
+        array = np.asarray(piece, dtype=piece.dtype.newbyteorder("="))
+        mapping = _mapping(shard)
+        # torch neither reads negative strides nor likes read-only memory.
+        if mapping is not None or not array.flags.writeable or not array.flags.c_contiguous:
+            array = np.array(array)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return torch.from_numpy(array).to(self.device)
+
+
+class Selection:
+    """Some rows of a storage, in an order of their own; one selection of another is merged.
+
+    Args:
+        storage: The storage.
+        index: Rows of it, int64 ``(n,)``.
+
+    Raises:
+        ValueError: If no row is selected.
+    """
+
+    def __init__(self, storage: Storage, index: Tensor) -> None:
+        if not len(index):
+            raise ValueError("index selects no row; select at least one.")
+        self._storage: Storage = storage
+        self._index: Tensor = index
+        if isinstance(storage, Selection):
+            self._storage, self._index = storage._storage, storage._index[index]
+        self.on_disk, self.row_bytes = storage.on_disk, storage.row_bytes
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of the selection."""
+        return self._storage.gather(self._index[start:stop])
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The rows at ``index`` of the selection."""
+        return self._storage.gather(self._index[index.cpu()])
+
+
+def _mapping(array: Tensor | np.ndarray) -> mmap.mmap | None:
+    """The file mapping behind an array, where its pages may be dropped without loss.
+
+    The pages of a copy-on-write mapping may hold changes that are nowhere else.
+    """
+    import numpy as np
+
+    if not isinstance(array, np.memmap) or array.mode not in ("r", "r+", "w+"):
+        return None
+    base: object = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    return base
+
+
+def _checked(shard: object, name: str) -> Tensor | np.ndarray | ArrayFile:
+    import numpy as np
+
+    if not isinstance(shard, (Tensor, np.ndarray, ArrayFile)):
+        raise ValueError(
+            f"{name} must be a tensor, a NumPy array, an ArrayFile or a sequence of these, "
+            f"got {type(shard).__name__}."
+        )
+    if shard.ndim == 0:
+        raise ValueError(f"{name} must have shape (N, *S), one row a point, got a scalar.")
+    return shard
+
+
+def _torch_dtype(shard: Tensor | np.ndarray | ArrayFile, name: str) -> torch.dtype:
+    if isinstance(shard, ArrayFile):
+        return shard.dtype
+    dtype: object = shard.dtype
+    if not isinstance(shard, Tensor):
+        dtype = getattr(torch, shard.dtype.name, None)
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES:
+        return dtype
+    raise ValueError(
+        f"{name} must be of a floating-point dtype or uint8, got {shard.dtype}: convert it first."
+    )
