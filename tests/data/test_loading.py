@@ -38,8 +38,8 @@ def test_folders_without_data_are_refused(tmp_path, refusal):
     with refusal("train", str(tmp_path), "empty folder"):
         load(tmp_path, name="train")
     (tmp_path / "a.txt").write_text("")
-    (tmp_path / "b.npy").write_text("")
-    with refusal("train", "no images or videos among 2 files", ".npy, .txt"):
+    (tmp_path / "b.npz").write_text("")
+    with refusal("train", "no images, videos or array shards among 2 files", ".npz, .txt"):
         load(tmp_path, name="train")
 
 

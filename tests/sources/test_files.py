@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from memdiff.sources import ArrayFile
 
-DTYPES = ["bool", "uint8", "int16", "int64", "float16", "float32", "float64"]
+DTYPES = ["bool", "uint8", "int16", "uint16", "int64", "float16", "float32", "float64"]
 
 
 def _array(dtype: str, rows: int = 41) -> np.ndarray:

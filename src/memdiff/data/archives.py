@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from memdiff.data.arrays import Layout, from_array
 from memdiff.data.dataset import Dataset, Encoding
 from memdiff.data.reading import reading
 
-__all__ = ["ARRAY_SUFFIXES", "load_arrays"]
+__all__ = ["ARRAY_SUFFIXES", "find_labels", "load_arrays", "points_key"]
 
 ARRAY_SUFFIXES = (".npz", ".npy", ".pt", ".pth", ".safetensors")
 
@@ -29,6 +29,7 @@ _LABEL_KEYS = ("y", "labels", "label", "targets")
 _ENCODINGS = ("signed", "unit", "byte", "free")
 
 Array = Tensor | np.ndarray
+T = TypeVar("T")
 
 
 def load_arrays(
@@ -67,8 +68,8 @@ def load_arrays(
     with reading(title):
         content = _READERS[path.suffix.lower()](path, title)
     if isinstance(content, dict):
-        points_key = _points_key(content, key, title)
-        points, labels = content[points_key], _find_labels(content, points_key)
+        chosen = points_key(content, key, title)
+        points, labels = content[chosen], find_labels(content, chosen)
         encoding = _find_encoding(content)
     elif key is not None:
         raise ValueError(f"key={key!r} was given, but {title} holds a single array; leave it out.")
@@ -156,7 +157,17 @@ _READERS: dict[str, Callable[[Path, str], Array | dict[str, Array]]] = {
 }
 
 
-def _points_key(content: Mapping[str, Array], key: str | None, title: str) -> str:
+def points_key(content: Mapping[str, Any], key: str | None, title: str) -> str:
+    """Which of several arrays holds the points; see :func:`load_arrays`.
+
+    Args:
+        content: Arrays by name.
+        key: The one that was asked for, if any.
+        title: The set's name and file in messages.
+
+    Raises:
+        ValueError: If there is no such array, or it is not clear which one.
+    """
     held = ", ".join(repr(other) for other in list(content)[:8])
     if key is not None:
         if key in content:
@@ -177,9 +188,10 @@ def _points_key(content: Mapping[str, Array], key: str | None, title: str) -> st
     )
 
 
-def _find_labels(content: Mapping[str, Array], points_key: str) -> Array | None:
-    keys = [*_LABEL_KEYS, "arr_1"] if points_key == "arr_0" else list(_LABEL_KEYS)
-    found = [key for key in keys if key in content and key != points_key]
+def find_labels(content: Mapping[str, T], points: str) -> T | None:
+    """The array of labels beside the array ``points``, or None."""
+    keys = [*_LABEL_KEYS, "arr_1"] if points == "arr_0" else list(_LABEL_KEYS)
+    found = [key for key in keys if key in content and key != points]
     return content[found[0]] if found else None
 
 

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from memdiff.data.dataset import Dataset, Encoding, Kind
+from memdiff.sources import Rows
 
-__all__ = ["Layout", "check_finite", "from_array", "scale_to_signed"]
+__all__ = [
+    "Layout",
+    "arrange",
+    "as_labels",
+    "check_finite",
+    "from_array",
+    "observed_encoding",
+    "scale_to_signed",
+]
 
 Layout = Literal["channels_first", "channels_last"]
 
@@ -71,7 +80,7 @@ def from_array(
             f"{title} has shape {tuple(tensor.shape)}; expected (N, *S) with at least one point "
             f"and one value a point."
         )
-    tensor, kind = _arrange(tensor, layout, title)
+    tensor, kind = arrange(tensor, layout, title)
     if kind == "vectors":
         if value_range is not None:
             raise ValueError(
@@ -89,7 +98,7 @@ def from_array(
         stored=stored,
         name=name,
         source=source,
-        labels=None if labels is None else _labels(labels, len(x), title),
+        labels=None if labels is None else as_labels(labels, len(x), title),
     )
 
 
@@ -126,8 +135,17 @@ def _to_float(tensor: Tensor) -> Tensor:
     return values.to(torch.float32) if exact else values
 
 
-def _arrange(tensor: Tensor, layout: Layout | None, title: str) -> tuple[Tensor, Kind]:
-    """Channels first, and the kind that the number of dimensions implies."""
+def arrange(tensor: Tensor, layout: Layout | None, title: str) -> tuple[Tensor, Kind]:
+    """Channels first, and the kind that the number of dimensions implies.
+
+    Args:
+        tensor: Points ``(N, *S)``.
+        layout: Where the channels are, if it is not to be guessed from the shape.
+        title: The set's name in messages.
+
+    Raises:
+        ValueError: If the shape is ambiguous or has more than 5 dimensions.
+    """
     if layout not in (None, "channels_first", "channels_last"):
         raise ValueError(
             f"layout must be 'channels_first' or 'channels_last', got {layout!r} for {title}."
@@ -189,7 +207,7 @@ def _pixels(
         return scale_to_signed(tensor, value_range, title), "signed"
     x = _to_float(tensor).contiguous()
     check_finite(x, title)
-    return x, encoding or _observed_encoding(x)
+    return x, encoding or observed_encoding(x)
 
 
 def scale_to_signed(tensor: Tensor, value_range: tuple[float, float], title: str) -> Tensor:
@@ -229,10 +247,13 @@ def scale_to_signed(tensor: Tensor, value_range: tuple[float, float], title: str
     return x
 
 
-def _observed_encoding(x: Tensor) -> Encoding:
+def observed_encoding(x: Tensor | Rows) -> Encoding:
     """The range that float pixels fill, by the bulk of the values.
 
     Generated pixels overshoot, so the bounds are loose; a few wild values do not count.
+
+    Args:
+        x: Pixels ``(N, *S)``, of which about a million are looked at.
     """
     # Whole points, not every k-th value: those could all fall on the border of the images.
     points = x[:: max(1, x.numel() // 1_000_000)]
@@ -268,7 +289,17 @@ def check_finite(x: Tensor, title: str) -> None:
         )
 
 
-def _labels(labels: Tensor | np.ndarray, count: int, title: str) -> Tensor:
+def as_labels(labels: Tensor | np.ndarray, count: int, title: str) -> Tensor:
+    """Labels as int64, or conditions as floats.
+
+    Args:
+        labels: ``(N,)`` or ``(N, k)``.
+        count: N.
+        title: The set's name in messages.
+
+    Raises:
+        ValueError: If the shape does not fit, or a value is not finite.
+    """
     values, _ = _as_tensor(labels, f"labels of {title}")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]

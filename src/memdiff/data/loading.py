@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from memdiff.data.archives import ARRAY_SUFFIXES, load_arrays
 from memdiff.data.arrays import Layout
 from memdiff.data.builtin import BUILTINS
 from memdiff.data.dataset import Dataset
 from memdiff.data.images import IMAGE_SUFFIXES, Mode, Size, load_images
-from memdiff.data.reading import files_in, natural_order
+from memdiff.data.reading import files_in, natural_order, reading
 from memdiff.data.saved import is_saved_dataset, load_saved_dataset
+from memdiff.data.streamed import load_shards
 from memdiff.data.tables import TABLE_SUFFIXES, load_table
 from memdiff.data.videos import ANIMATION_SUFFIXES, VIDEO_SUFFIXES, is_animated, load_videos
+from memdiff.sources import STREAMED_SUFFIXES, ArrayFile
 
 __all__ = ["load"]
 
-_FILES = "a folder of images or videos, .npz, .npy, .pt, .safetensors, .csv or .parquet"
+_ARRAY_OPTIONS = {"limit", "key", "value_range", "layout"}
+
+_FILES = (
+    "a folder of images, videos or array shards, .npz, .npy, .pt, .safetensors, .csv or .parquet"
+)
 
 
 def load(
@@ -35,6 +44,7 @@ def load(
     layout: Layout | None = None,
     header: bool = True,
     categorical: Sequence[str] = (),
+    stream_above: int | None = None,
 ) -> Dataset:
     """Load a data set: a folder, a file, or a built-in by name.
 
@@ -44,6 +54,8 @@ def load(
       :func:`~memdiff.data.videos.load_videos`.
     - ``.npz``, ``.npy``, ``.pt``, ``.safetensors``: see
       :func:`~memdiff.data.archives.load_arrays`; never unpickled.
+    - A folder of ``.npy`` and ``.safetensors`` shards, or a pattern such as ``"shards/*.npy"``:
+      one set, in natural order of the names.
     - ``.csv``, ``.parquet``: see :func:`~memdiff.data.tables.load_table`.
     - A folder that Hugging Face ``datasets`` saved: see
       :func:`~memdiff.data.saved.load_saved_dataset`.
@@ -66,6 +78,9 @@ def load(
         layout: ``"channels_first"`` or ``"channels_last"`` of an ambiguous array.
         header: Whether a ``.csv`` begins with a line of column names.
         categorical: Columns of a table to treat as categories although they hold numbers.
+        stream_above: Leave ``.npy`` and ``.safetensors`` sets that would take more bytes than
+            this in memory on disk: the result is then a
+            :class:`~memdiff.data.streamed.StreamedDataset`. None loads everything.
 
     Returns:
         The data set.
@@ -94,9 +109,11 @@ def load(
     _check_options(options, name)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _load_folder(path, name, options)
+        return _load_folder(path, name, options, stream_above)
     if path.is_file():
-        return _load_file(path, name, options)
+        return _load_file(path, name, options, stream_above)
+    if not path.exists() and glob.has_magic(str(source)):
+        return _load_pattern(path, name, options, stream_above)
     if str(source) in BUILTINS:
         _refuse(options, {"limit"}, f"{name} ({source})", "a built-in data set")
         data = BUILTINS[str(source)]().renamed(name)
@@ -143,10 +160,14 @@ def _refuse(options: dict[str, Any], allowed: set[str], title: str, what: str) -
             )
 
 
-def _load_file(path: Path, name: str, options: dict[str, Any]) -> Dataset:
+def _load_file(
+    path: Path, name: str, options: dict[str, Any], stream_above: int | None
+) -> Dataset:
     title, suffix = f"{name} ({path})", path.suffix.lower()
     if suffix in ARRAY_SUFFIXES:
-        _refuse(options, {"limit", "key", "value_range", "layout"}, title, "an array file")
+        _refuse(options, _ARRAY_OPTIONS, title, "an array file")
+        if stream_above is not None and _size_in_memory(path, title) > stream_above:
+            return load_shards([path], name=name, stream_above=stream_above, **options)
         return load_arrays(path, name=name, **options)
     if suffix in TABLE_SUFFIXES:
         _refuse(options, {"limit", "header", "categorical"}, title, "a table")
@@ -160,7 +181,38 @@ def _load_file(path: Path, name: str, options: dict[str, Any]) -> Dataset:
     )
 
 
-def _load_folder(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
+def _size_in_memory(path: Path, title: str) -> int:
+    """Bytes of a decoded file, from its header alone; 0 for formats that cannot be streamed."""
+    if path.suffix.lower() == ".npy":
+        with reading(title):
+            header = np.load(path, mmap_mode="r", allow_pickle=False)
+        return int(header.size) * (8 if header.dtype.itemsize == 8 else 4)
+    if path.suffix.lower() == ".safetensors":
+        arrays = ArrayFile.open_all(path, title).values()
+        return sum(len(one) * one.row_bytes * 4 // min(one.dtype.itemsize, 4) for one in arrays)
+    return 0
+
+
+def _load_pattern(
+    pattern: Path, name: str, options: dict[str, Any], stream_above: int | None
+) -> Dataset:
+    title = f"{name} ({pattern})"
+    paths = sorted((Path(path) for path in glob.glob(str(pattern))), key=natural_order)
+    if not paths:
+        raise FileNotFoundError(f"{title} matches no file; give {_FILES}.")
+    others = [path for path in paths if path.suffix.lower() not in STREAMED_SUFFIXES]
+    if others:
+        raise ValueError(
+            f"{title} matches {str(others[0])!r}, which cannot be a shard; give a pattern of "
+            f"{' or '.join(STREAMED_SUFFIXES)} files."
+        )
+    _refuse(options, _ARRAY_OPTIONS, title, "a pattern of shards")
+    return load_shards(paths, name=name, source=str(pattern), stream_above=stream_above, **options)
+
+
+def _load_folder(
+    folder: Path, name: str, options: dict[str, Any], stream_above: int | None
+) -> Dataset:
     title = f"{name} ({folder})"
     if is_saved_dataset(folder):
         _refuse(options, {"limit", "key", "size", "mode", "categorical"}, title, "a saved dataset")
@@ -170,11 +222,18 @@ def _load_folder(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
         raise ValueError(f"{title} is an empty folder; give {_FILES}.")
     pictures = [file for file in everything if file.suffix.lower() in IMAGE_SUFFIXES]
     videos = [file for file in everything if file.suffix.lower() in VIDEO_SUFFIXES]
+    shards = [folder / file for file in everything if file.suffix.lower() in STREAMED_SUFFIXES]
+    if shards and not pictures and not videos:
+        _refuse(options, _ARRAY_OPTIONS, title, "a folder of shards")
+        data = load_shards(
+            shards, name=name, source=str(folder), stream_above=stream_above, **options
+        )
+        return _noted(data, len(everything) - len(shards))
     if not pictures and not videos:
         found = sorted({file.suffix.lower() or file.name for file in everything})
         raise ValueError(
-            f"{title} holds no images or videos among {len(everything)} files (found "
-            f"{', '.join(found[:5])}); give {_FILES}."
+            f"{title} holds no images, videos or array shards among {len(everything)} files "
+            f"(found {', '.join(found[:5])}); give {_FILES}."
         )
     stills, clips = _sort_out(folder, pictures, videos, name)
     if stills and clips:
@@ -189,7 +248,10 @@ def _load_folder(folder: Path, name: str, options: dict[str, Any]) -> Dataset:
     else:
         _refuse(options, {"size", "mode"}, title, "a folder of images")
         data = load_images(folder, stills[:limit], name=name, **options)
-    passed_over = len(everything) - len(stills) - len(clips)
+    return _noted(data, len(everything) - len(stills) - len(clips))
+
+
+def _noted(data: Dataset, passed_over: int) -> Dataset:
     if passed_over:
         return replace(data, notes=(f"{passed_over} other files passed over",))
     return data

@@ -265,22 +265,21 @@ class Rows:
         smallest, largest = mean + torch.inf, mean - torch.inf
         size = self.block_size(SPAN_BYTES)
         for start in range(0, len(self), size):
-            block = self.read(start, min(start + size, len(self)))
-            finite = torch.isfinite(block).all(1)
+            values = self.read(start, min(start + size, len(self))).to(torch.float64)
+            finite = torch.isfinite(values).all(1)
             if not bool(finite.all()):
                 if first_bad < 0:
                     first_bad = start + int((~finite).nonzero()[0])
                 bad += int((~finite).sum())
                 continue
-            values = block.to(torch.float64)
             # Chan, Golub and LeVeque: two parts with their own means merge without cancellation.
             own = values.mean(0)
-            total = count + len(block)
+            total = count + len(values)
             step = own - mean
             scatter += (values - own).square().sum(0) + step.square() * (
-                count * len(block) / total
+                count * len(values) / total
             )
-            mean += step * (len(block) / total)
+            mean += step * (len(values) / total)
             smallest = torch.minimum(smallest, values.amin(0))
             largest = torch.maximum(largest, values.amax(0))
             count = total

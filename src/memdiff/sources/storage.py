@@ -102,13 +102,15 @@ class Shards:
             return self._take(self._shards[0], index)
         index = index.cpu()
         place = torch.searchsorted(self._ends, index, right=True)
-        out = torch.empty(len(index), *self.row_shape, dtype=self.dtype, device=self.device)
-        for number in place.unique().tolist():
-            here = place == number
+        order = place.argsort(stable=True)
+        numbers, counts = place[order].unique_consecutive(return_counts=True)
+        found = []
+        for number, here in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
             begin = int(self._ends[number - 1]) if number else 0
-            found = self._take(self._shards[number], index[here] - begin)
-            out[here.to(self.device)] = found.to(self.device)
-        return out
+            found.append(self._take(self._shards[number], index[here] - begin).to(self.device))
+        if not found:
+            return torch.empty(0, *self.row_shape, dtype=self.dtype, device=self.device)
+        return torch.cat(found)[order.argsort().to(self.device)]
 
     def _take(self, shard: Tensor | np.ndarray | ArrayFile, index: Tensor) -> Tensor:
         if isinstance(shard, ArrayFile):
