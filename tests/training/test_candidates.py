@@ -73,7 +73,7 @@ def ignore(*_):
 def test_a_best_model_that_memorises_is_not_confirmed(tmp_path):
     """The step before it is kept: choosing the smallest loss alone would keep step 3."""
     monitor, candidates = fixed({1: 0.0, 2: 0.0, 3: 0.97}, tmp_path)
-    choice = choose(monitor, candidates, Blend, ignore)
+    choice = choose(monitor, candidates, Blend, ignore, confirm=True)
     assert (choice.step, choice.confirmed) == (2, True)
     assert [look.step for look in choice.confirmations] == [3, 2]
     refused, accepted = choice.confirmations
@@ -82,14 +82,14 @@ def test_a_best_model_that_memorises_is_not_confirmed(tmp_path):
 
 def test_where_nothing_is_confirmed_the_earliest_is_kept_and_said_so(tmp_path):
     monitor, candidates = fixed({1: 0.97, 2: 0.99}, tmp_path)
-    choice = choose(monitor, candidates, Blend, ignore)
+    choice = choose(monitor, candidates, Blend, ignore, confirm=True)
     assert (choice.step, choice.confirmed) == (1, False) and len(choice.confirmations) == 2
 
 
 def test_later_models_with_a_larger_loss_are_not_asked(tmp_path):
     monitor, candidates = fixed({1: 0.0, 2: 0.97, 3: 0.0}, tmp_path)
     monitor.clean = (2, 3, 1)
-    choice = choose(monitor, candidates, Blend, ignore)
+    choice = choose(monitor, candidates, Blend, ignore, confirm=True)
     assert choice.step == 1 and [look.step for look in choice.confirmations] == [2, 1]
 
 
@@ -101,16 +101,22 @@ def test_confirmation_draws_other_samples_than_the_looks(tmp_path):
     assert torch.cdist(look.samples, drawn).min() > 1e-3
 
 
-def test_without_an_onset_nothing_is_drawn(tmp_path):
-    monitor, candidates = looked([0.0, 0.0], tmp_path)
-    choice = choose(monitor, candidates, Blend, ignore)
-    assert choice.step == monitor.onset.best and choice.confirmations == ()
-    assert choice.confirmed is None
+def test_nothing_is_drawn_unless_asked_for(tmp_path):
+    monitor, candidates = fixed({1: 0.0, 2: 0.97}, tmp_path)
+    choice = choose(monitor, candidates, Blend, ignore, confirm=False)
+    assert (choice.step, choice.confirmed, choice.confirmations) == (2, None, ())
+
+
+def test_no_look_was_clean(tmp_path):
+    monitor, candidates = looked([1.0, 1.0], tmp_path, samples=64)
+    assert monitor.memorizing and choose(
+        monitor, candidates, Blend, ignore, confirm=True
+    ).step is None  # fmt: skip
 
 
 def test_no_confirmation_where_none_is_asked_for(tmp_path):
     monitor, candidates = fixed({1: 0.97}, tmp_path, confirm=0)
-    assert choose(monitor, candidates, Blend, ignore).confirmed is None
+    assert choose(monitor, candidates, Blend, ignore, confirm=True).confirmed is None
     with pytest.raises(ValueError, match=r"settings\.confirm is 0"):
         monitor.confirm(1, Blend())
     with pytest.raises(ValueError, match="confirm must be 0 or at least 2"):

@@ -135,7 +135,7 @@ def _add_monitor_options(parser: Parser) -> None:
     parser.add_argument(
         "--stop-on-memorization",
         action="store_true",
-        help="Stop when memorisation is confirmed, and keep the best model before it.",
+        help="Stop when memorisation sets in, and keep the best model that fresh samples confirm.",
     )
     parser.add_argument(
         "--monitor-every",
@@ -152,8 +152,8 @@ def _add_monitor_options(parser: Parser) -> None:
         "--audit-samples",
         type=int,
         default=500,
-        help="Samples of the kept model for the audit, and before it as many to confirm a model "
-        "that is kept from before an onset; 0 for neither.",
+        help="Samples of the kept model for the audit, and before it as many to confirm which "
+        "model to keep; 0 for neither.",
     )
 
 
@@ -266,8 +266,8 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
     else:
         print(f"done: {done.step} steps")
     print(f"kept: the model of step {done.kept_step}, {done.folder / 'model.safetensors'}")
-    if done.ending == "memorization" and done.choice.confirmed is False:
-        print("no model before the onset is confirmed: look more often (--monitor-every)")
+    if done.choice.confirmed is False and done.settings.stop_on_memorization:
+        print("no model is confirmed by fresh samples: look more often (--monitor-every)")
     if done.monitor is not None:
         onset = done.monitor.onset.onset
         print(f"onset of memorisation: {'none seen' if onset is None else f'step {onset}'}")

@@ -1,8 +1,8 @@
 """Models that a run may keep, and which of them it keeps.
 
 A monitor looks with few samples and at many models, and the model that it calls the best was
-chosen for passing. So weights of several clean looks are stored, and where memorisation set in,
-the best one has to be confirmed by more and fresh samples (:meth:`Monitor.confirm
+chosen for passing. So weights of several clean looks are stored, and the best one has to be
+confirmed by more and fresh samples (:meth:`Monitor.confirm
 <memdiff.training.Monitor.confirm>`); if it is not, the one before it, and so on.
 """
 
@@ -88,24 +88,27 @@ def choose(
     candidates: Candidates,
     build: Callable[[], Score],
     progress: Callable[[str, int, int], None],
+    *,
+    confirm: bool,
 ) -> Choice:
-    """The best model before the onset that fresh samples confirm.
+    """The best model before an onset, and whether fresh samples confirm it.
 
     Args:
         monitor: The monitor with its observations.
         candidates: The stored models.
         build: Makes a score for their weights.
         progress: Receives (stage, done, total).
+        confirm: Whether to draw fresh samples; otherwise the best candidate is taken as it is.
 
     Returns:
         The best candidate by held-out loss, or the first one before it that is confirmed. Where
-        none is, the earliest one. Without an onset nothing is drawn.
+        none is, the earliest one.
     """
     stored = set(candidates.steps)
     clean = [step for step in monitor.onset.clean if step in stored]
     if not clean:
         return Choice(None)
-    if monitor.onset.onset is None or not monitor.settings.confirm:
+    if not confirm or not monitor.settings.confirm:
         return Choice(clean[0])
     order = sorted((step for step in clean if step <= clean[0]), reverse=True)
     found: list[Observation] = []

@@ -143,7 +143,7 @@ def _story(run: TrainingRun) -> list[Block]:
             "more samples than held-out points pass the ratio test, confirmed",
         ),
         (
-            "Best model before the onset",
+            "Best model" if onset.onset is None else "Best model before the onset",
             run.choice.step,
             "best.safetensors: smallest held-out loss, confirmed by fresh samples"
             if run.choice.confirmed
@@ -207,10 +207,10 @@ def _confirmations(run: TrainingRun) -> list[Block]:
     if run.choice.confirmed:
         return [table]
     warning = Callout(
-        "Fresh samples of every model before the onset are closer to the training data than "
+        "Fresh samples of every model that the looks passed are closer to the training data than "
         "held-out data are; the earliest one was kept. Look more often, with more samples, or "
         "train with a regulariser.",
-        "No confirmed model before the onset",
+        "No confirmed model",
         "bad",
     )
     return [table, warning]

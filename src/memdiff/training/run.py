@@ -60,8 +60,8 @@ class RunSettings:
         augmentation: Random maps of the training images; the monitor sees the images themselves.
         monitor_every: Steps between observations; None for a twentieth of the steps. There is one
             before the first step and one after the last.
-        stop_on_memorization: Whether to stop at an onset and keep the best model before it that
-            fresh samples confirm; otherwise the run goes on and the last model is kept.
+        stop_on_memorization: Whether to stop at an onset, and to keep the best model that fresh
+            samples confirm; otherwise the run goes on and the last model is kept.
         heldout_share: Share of the training data to hold out where no held-out data are given; 0
             trains on all of them, with no monitor.
         save_every: Steps between saved states; None for ``monitor_every``.
@@ -391,12 +391,17 @@ class _Keeper:
         """Write the weights that the run stands for, and the best ones; returns their steps."""
         choice = Choice(None)
         if self.monitor is not None and self.ending != "time":
-            choice = choose(self.monitor, self.candidates, self.config.build, progress)
+            # Without an onset and without the wish to stop at one, the last model is kept anyway.
+            asked = self.settings.stop_on_memorization or self.monitor.memorizing
+            choice = choose(
+                self.monitor, self.candidates, self.config.build, progress, confirm=asked
+            )
         best = None
         if choice.step is not None:
             best = self.candidates.load(choice.step, self.config.build())
             save_weights(best, self.folder / BEST, facts={"step": choice.step})
-        if self.ending == "memorization" and best is not None and choice.step is not None:
+        stopping = self.settings.stop_on_memorization
+        if stopping and best is not None and choice.step is not None:
             save_weights(best, self.folder / WEIGHTS, facts={"step": choice.step})
             return choice, choice.step
         save_weights(self.state.averaged, self.folder / WEIGHTS, facts={"step": self.state.step})
