@@ -1,60 +1,61 @@
 """``python -m benchmarks``: measure everything in one run, write a table.
 
-    python -m benchmarks --size full --out benchmarks/results
+    python -m benchmarks                                # all tables at the sizes of the targets
+    python -m benchmarks --only posterior --quick       # a look at one of them, nothing recorded
 
-Ratios to the floor are what travels between machines; seconds do not.
+Ratios to the floor are what travels between machines; seconds do not. A run replaces the tables
+that it measures in ``results.json`` and ``results.md`` and keeps the others, each with the machine
+and the commit that it was measured on.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks import neighbors, posterior
-from memdiff.data import replace_file, write_json
-from memdiff.provenance import provenance
+from benchmarks.table import Table, markdown, measure, merge
+
+TABLES: dict[str, Table] = {
+    "posterior": Table(
+        "benchmarks.posterior",
+        "One evaluation of the exact score. Floor: both matrix products, `B x d x N` and "
+        "`B x N x d`.",
+    ),
+    "neighbors": Table(
+        "benchmarks.neighbors",
+        "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`.",
+    ),
+}
+"""Every table, in the order of the page. To add one, write its module and its line here."""
 
 
 def main() -> None:
-    """Run and write ``results.json`` and ``results.md``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=("small", "full"), default="small")
-    parser.add_argument("--repeats", type=int, default=3)
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=list(TABLES), help="Tables to measure.")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="Small sizes, one repetition; written to build/benchmarks unless --out is given.",
+    )
+    parser.add_argument("--repeats", type=int, help="Runs in turns, of which the shortest counts.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, help="Folder; default benchmarks/results.")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    origin = provenance(seed=0)
-    results = {
-        "posterior": posterior.run(options.size, options.repeats),
-        "neighbors": neighbors.run(options.size, options.repeats),
-    }
-    write_json(options.out / "results.json", {"provenance": origin, **results})
-    text = "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            f"{origin['cpu']}, {origin['threads']} threads, torch "
-            f"{origin['versions']['torch']}, {origin['date']}. Columns without a unit are ratios "
-            "to the floor: the bare matrix products, measured in turns in the same run.",
-            *(line for name, rows in results.items() for line in _table(name, rows)),
-        ]
-    )
-    with replace_file(options.out / "results.md") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-    print(text)
-
-
-def _table(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    lines = ["", f"## {name}", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        cells = (f"{row[key]:.3g}" if key in row else "-" for key in header)
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    size = "small" if options.quick else "full"
+    repeats = options.repeats or (1 if options.quick else 3)
+    out = options.out or Path("build/benchmarks" if options.quick else "benchmarks/results")
+    for name in options.only or TABLES:
+        found = measure(name, TABLES[name], size, repeats)
+        merge(out, name, found, list(TABLES))
+        print(markdown({name: found}).partition("\n## ")[2], flush=True)
 
 
 if __name__ == "__main__":
