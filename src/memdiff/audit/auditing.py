@@ -11,7 +11,13 @@ from torch import Tensor
 
 from memdiff.audit.advice import advise
 from memdiff.audit.evidence import Evidence, measure
-from memdiff.audit.inputs import AuditInputs, Source, duplicate_distance, prepare
+from memdiff.audit.inputs import (
+    AuditInputs,
+    Source,
+    distinct_points,
+    duplicate_distance,
+    prepare,
+)
 from memdiff.audit.result import AuditResult, CopiedPoint, Pair
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import decide
@@ -24,7 +30,9 @@ from memdiff.features import (
     parse_invariance,
 )
 from memdiff.metrics import closeness, extraction
+from memdiff.neighbors import duplicate_groups
 from memdiff.provenance import provenance
+from memdiff.sources import Rows
 
 __all__ = ["audit"]
 
@@ -55,7 +63,8 @@ def audit(
 
     The rule is that of :mod:`memdiff.audit.verdict`; its measured error rates are in
     ``docs/calibration.md``. Memory: the three sets and their features, times the number of
-    transforms of an invariance, and what a neighbour search takes.
+    transforms of an invariance, and what a neighbour search takes. Sets and features on disk
+    (:class:`~memdiff.data.StreamedDataset`) stay there: they take a few hundred bytes a point.
 
     Args:
         generated: Samples of the model: a data set, an array ``(M, *S)``, a path, or a built-in.
@@ -179,8 +188,8 @@ def _examine(
     note: Progress,
 ) -> Evidence:
     fitted = descriptor.fit(inputs.train)
-    rows: dict[str, Tensor] = {}
-    versions: dict[str, list[Tensor]] = {}
+    rows: dict[str, Tensor | Rows] = {}
+    versions: dict[str, list[Tensor | Rows]] = {}
     for name, data in inputs.sets.items():
         sets = [(name, data)] if transforms is None else list(transforms.variants(data))
         for position, (_, version) in enumerate(sets):
@@ -207,17 +216,15 @@ def _features(
     store: FeatureCache | None,
     device: torch.device | str | None,
     progress: Callable[[int, int], None],
-) -> Tensor:
+) -> Tensor | Rows:
     if store is not None:
         return store.features(fitted, data, device=device, progress=progress)
     return fitted.features(data, device=device, progress=progress)
 
 
-def _tolerance(rows: Tensor, inputs: AuditInputs, settings: AuditSettings) -> float:
+def _tolerance(rows: Tensor | Rows, inputs: AuditInputs, settings: AuditSettings) -> float:
     """The duplicate tolerance in the units of the features, by the same rule as in the data's."""
-    from memdiff.neighbors import duplicate_groups
-
-    distinct = rows[duplicate_groups(rows).representatives()]
+    distinct = distinct_points(rows, duplicate_groups(rows))
     if len(distinct) < 2:
         raise ValueError(
             f"the features of all {len(rows)} training points are equal: use another descriptor."

@@ -35,6 +35,7 @@ from memdiff.metrics import (
     vendi,
 )
 from memdiff.metrics.closeness import Reference, Statistic
+from memdiff.sources import Rows
 
 __all__ = ["Evidence", "Measurement", "Tests", "measure", "run_tests"]
 
@@ -184,8 +185,8 @@ class Evidence:
 
 def measure(
     name: str,
-    features: Mapping[str, Tensor],
-    variants: Mapping[str, Sequence[Tensor]],
+    features: Mapping[str, Tensor | Rows],
+    variants: Mapping[str, Sequence[Tensor | Rows]],
     *,
     metric: str,
     tolerance: float,
@@ -249,22 +250,26 @@ def measure(
 
 
 def _closest_variant(
-    features: Mapping[str, Tensor],
-    variants: Mapping[str, Sequence[Tensor]],
+    features: Mapping[str, Tensor | Rows],
+    variants: Mapping[str, Sequence[Tensor | Rows]],
     found: Distances,
     metric: str,
 ) -> Tensor:
     """Which version of each sample is nearest to its nearest training point."""
-    target = features["train"][found.to_train("generated").indices[:, 0]].to(torch.float64)
     versions = (features["generated"], *variants.get("generated", ()))
-    apart = []
-    for version in versions:
-        rows = version.to(torch.float64)
-        if metric == "cosine":
-            apart.append(-torch.cosine_similarity(rows, target, dim=1))
-        else:
-            apart.append((rows - target).norm(dim=1))
-    return torch.stack(apart).argmin(0)
+    closest: list[Tensor] = []
+    for index in found.to_train("generated").indices[:, 0].split(1024):
+        target = features["train"][index].to(torch.float64)
+        start = len(closest) * 1024
+        apart = []
+        for version in versions:
+            rows = version[start : start + len(index)].to(torch.float64)
+            if metric == "cosine":
+                apart.append(-torch.cosine_similarity(rows, target, dim=1))
+            else:
+                apart.append((rows - target).norm(dim=1))
+        closest.append(torch.stack(apart).argmin(0))
+    return torch.cat(closest)
 
 
 @dataclass(frozen=True)
@@ -272,13 +277,13 @@ class _Entry:
     """One line of the panel of further metrics."""
 
     title: str
-    run: Callable[[Distances, Mapping[str, Tensor], AuditSettings], MetricResult]
+    run: Callable[[Distances, Mapping[str, Tensor | Rows], AuditSettings], MetricResult]
     meaning: str
     reference: str
     only: str | None = None
 
     def measure(
-        self, found: Distances, features: Mapping[str, Tensor], settings: AuditSettings
+        self, found: Distances, features: Mapping[str, Tensor | Rows], settings: AuditSettings
     ) -> Measurement:
         result, problem = None, ""
         with warnings.catch_warnings(record=True) as caught:
@@ -294,7 +299,7 @@ class _Entry:
 
 
 def _fld(
-    found: Distances, features: Mapping[str, Tensor], settings: AuditSettings
+    found: Distances, features: Mapping[str, Tensor | Rows], settings: AuditSettings
 ) -> MetricResult:
     found.require_heldout("FLD")
     generator = torch.Generator().manual_seed(settings.seed)

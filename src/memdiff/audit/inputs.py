@@ -10,12 +10,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, align_categories, check_comparable, from_array, load
-from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest, self_nearest
+from memdiff.data import (
+    STREAM_ABOVE,
+    Dataset,
+    align_categories,
+    check_comparable,
+    from_array,
+    from_rows,
+    load,
+)
+from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
+from memdiff.sources import Rows
 
-__all__ = ["AuditInputs", "Source", "duplicate_distance", "prepare"]
+__all__ = ["AuditInputs", "Source", "distinct_points", "duplicate_distance", "prepare"]
 
-Source = Dataset | Tensor | np.ndarray | str | Path
+_ASKED = 20_000
+
+Source = Dataset | Tensor | np.ndarray | Rows | str | Path
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,8 @@ def prepare(
     """Load, check and clean the sets.
 
     Args:
-        generated: Samples: a data set, an array ``(M, *S)``, or what ``memdiff.data.load`` takes.
+        generated: Samples: a data set, an array ``(M, *S)``, rows on disk, or what
+            ``memdiff.data.load`` takes; large array files stay on disk.
         train: Training data.
         heldout: Data of the same law that the model has not seen, or None.
         duplicate_tolerance: See :class:`~memdiff.audit.AuditSettings`.
@@ -76,14 +88,14 @@ def prepare(
     training.require_at_least(2, "an audit compares distances to different training points")
     if len(sets) > 2:
         sets[2].require_at_least(2, "one held-out point is no null; leave it out")
-    flat = training.x.flatten(1)
+    flat: Tensor | Rows = training.x.flatten(1)
     exact = duplicate_groups(flat)
     if exact.num_groups < 2:
         raise ValueError(
             f"{training.title} holds {len(training)} copies of one point; an audit needs at least "
             "two different training points."
         )
-    distinct = flat[exact.representatives()]
+    distinct = distinct_points(flat, exact)
     most = max(len(training), len(sets[2]) if len(sets) > 2 else 0)
     tolerance = duplicate_distance(distinct, duplicate_tolerance, most)
     groups = duplicate_groups(flat, tolerance) if tolerance > 0 else exact
@@ -102,7 +114,15 @@ def prepare(
     )
 
 
-def duplicate_distance(distinct: Tensor, share: float, points: int) -> float:
+def distinct_points(points: Tensor | Rows, groups: DuplicateGroups) -> Tensor | Rows:
+    """One point of each group ``(num_groups, e)``; rows on disk stay there."""
+    if groups.num_redundant == 0:
+        return points
+    first = groups.representatives()
+    return points.select(first) if isinstance(points, Rows) else points[first]
+
+
+def duplicate_distance(distinct: Tensor | Rows, share: float, points: int) -> float:
     r"""The distance up to which points count as duplicates, and chance pairs do not.
 
     ``share`` of the median distance :math:`d_1` of points to their nearest other one; less where
@@ -112,7 +132,8 @@ def duplicate_distance(distinct: Tensor, share: float, points: int) -> float:
     from train than fresh data are, and fresh data would pass for copies.
 
     Args:
-        distinct: Training points ``(N, e)`` without exact repetitions, at least 2.
+        distinct: Training points ``(N, e)`` without exact repetitions, at least 2. Of more than
+            20,000, as many evenly spaced ones are asked for their neighbours.
         share: The tolerance as a share of the median.
         points: Number of points that are searched for duplicates.
 
@@ -121,7 +142,10 @@ def duplicate_distance(distinct: Tensor, share: float, points: int) -> float:
         extrapolates, by the power law, the number of points between once and ten times the
         tolerance, where there are no duplicates.
     """
-    near = self_nearest(distinct, min(2, len(distinct) - 1)).distances
+    count = len(distinct)
+    asked = torch.arange(min(count, _ASKED)) * count // min(count, _ASKED)
+    queries = distinct if count <= _ASKED else distinct[asked]
+    near = nearest(queries, distinct, min(2, count - 1), exclude=asked).distances
     tolerance = share * float(near[:, 0].median())
     if tolerance == 0.0 or near.shape[1] < 2:
         return tolerance
@@ -138,9 +162,13 @@ def duplicate_distance(distinct: Tensor, share: float, points: int) -> float:
 def _dataset(name: str, source: Source) -> Dataset:
     if isinstance(source, Dataset):
         return source.renamed(name)
+    if isinstance(source, np.memmap) and source.nbytes > STREAM_ABOVE:
+        source = Rows(source, name)
+    if isinstance(source, Rows):
+        return from_rows(source, name=name)
     if isinstance(source, (Tensor, np.ndarray)):
         return from_array(source, name=name)
-    return load(source, name=name)
+    return load(source, name=name, stream_above=STREAM_ABOVE)
 
 
 def _without_overlap(

@@ -78,11 +78,14 @@ def _check_range(a: Dataset, b: Dataset) -> None:
         return
     if "free" in (a.encoding, b.encoding):
         free, other = (a, b) if a.encoding == "free" else (b, a)
-        if other.encoding != "byte" or float(free.x.abs().max()) > 8.0:
+        if other.encoding != "byte":
+            return
+        low, high = free.extremes()
+        if max(-low, high) > 8.0:
             return
         raise ValueError(
             f"{other.title} has integer values in [0, 255] but {free.title} values within "
-            f"{float(free.x.min()):.3g} .. {float(free.x.max()):.3g}; scale them alike."
+            f"{low:.3g} .. {high:.3g}; scale them alike."
         )
     wrong, right = (a, b) if a.encoding != "signed" else (b, a)
     low, high = wrong.value_range or (0.0, 1.0)

@@ -102,6 +102,11 @@ class Dataset:
         """
         return _RANGES[self.encoding]
 
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value of all points."""
+        low, high = torch.aminmax(self.x)
+        return float(low), float(high)
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the points in their order (dtype, shape, values) and of the category names.

@@ -15,7 +15,10 @@ from memdiff.data.arrays import Layout, arrange, as_labels, observed_encoding, s
 from memdiff.data.dataset import Dataset, Encoding
 from memdiff.sources import ArrayFile, Rows
 
-__all__ = ["StreamedDataset", "from_rows", "load_shards"]
+__all__ = ["STREAM_ABOVE", "StreamedDataset", "from_rows", "load_shards"]
+
+STREAM_ABOVE = 2**27
+"""Bytes in memory above which audits and the command line leave array files on disk."""
 
 _FLOAT32_INTEGERS = 2**24
 
@@ -43,6 +46,11 @@ class StreamedDataset(Dataset):
     def describe(self) -> str:
         """As for every data set, and that it is on disk."""
         return f"{super().describe()}, on disk"
+
+    def extremes(self) -> tuple[float, float]:
+        """The smallest and the largest value of all points, from one pass over the file."""
+        found = self.x.moments()
+        return float(found.smallest.min()), float(found.largest.max())
 
     def subset(self, index: Tensor | Sequence[int] | slice) -> StreamedDataset:
         """As for every data set; the points stay on disk."""

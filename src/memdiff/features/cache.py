@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, replace_file, sha256_of
+from memdiff.data import Dataset, StreamedDataset, replace_file, sha256_of
 from memdiff.features.descriptor import Descriptor, Progress
+from memdiff.sources import Rows
 
 __all__ = ["FeatureCache"]
 
@@ -64,7 +66,7 @@ class FeatureCache:
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Rows:
         """The features, from disk where they are there, else computed and kept.
 
         Args:
@@ -76,7 +78,7 @@ class FeatureCache:
 
         Returns:
             Rows ``(N, e)``; those from disk are mapped, and read when they are used. Writing to
-            them does not change the file.
+            them does not change the file. Those of a set on disk stay in the file.
 
         Raises:
             ValueError: As :meth:`Descriptor.features`.
@@ -84,7 +86,7 @@ class FeatureCache:
         descriptor.check(data)
         path = self.path(descriptor, data) if descriptor.worth_caching else None
         if path is not None and path.is_file():
-            kept = _read(path, len(data))
+            kept = _read(path, len(data), isinstance(data, StreamedDataset))
             if kept is not None:
                 self.hits += 1
                 return kept
@@ -99,22 +101,46 @@ class FeatureCache:
         return rows
 
 
-def _read(path: Path, count: int) -> Tensor | None:
+def _read(path: Path, count: int, streamed: bool) -> Tensor | Rows | None:
     """The rows, or None where the file is not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
             stated = (file.metadata() or {}).get("sha256")
-            rows: Tensor = file.get_tensor("features")
-    except SafetensorError:
+            rows: Tensor | Rows
+            if streamed:
+                rows = Rows.open(path, "features", key="features")
+            else:
+                rows = file.get_tensor("features")
+    except (SafetensorError, ValueError):
         return None
     return rows if len(rows) == count and sha256_of(rows) == stated else None
 
 
-def _write(path: Path, rows: Tensor) -> None:
+def _write(path: Path, rows: Tensor | Rows) -> None:
     from safetensors.torch import save_file
 
+    metadata = {"sha256": sha256_of(rows)}
     with replace_file(path) as temporary:
-        metadata = {"sha256": sha256_of(rows)}
+        if isinstance(rows, Rows):
+            _write_blocks(temporary, rows, metadata)
+            return
         save_file({"features": rows.contiguous()}, temporary, metadata=metadata)
+
+
+def _write_blocks(path: Path, rows: Rows, metadata: dict[str, str]) -> None:
+    """What ``save_file`` writes, which takes whole tensors only."""
+    size = rows.numel() * rows.dtype.itemsize
+    entry = {
+        "dtype": {torch.float32: "F32", torch.float64: "F64"}[rows.dtype],
+        "shape": list(rows.shape),
+        "data_offsets": [0, size],
+    }
+    header = json.dumps({"__metadata__": metadata, "features": entry}).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)))
+        file.write(header)
+        for block in rows.split(rows.block_size(2**22)):
+            file.write(block.cpu().contiguous().numpy().data)

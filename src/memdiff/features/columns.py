@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from memdiff.data import Dataset, sha256_of
+from memdiff.data import Dataset, StreamedDataset, sha256_of
 from memdiff.data.dataset import Kind
 from memdiff.features.descriptor import Descriptor
 
@@ -112,6 +112,15 @@ class TableColumns(Descriptor):
             for position, column in enumerate(fitted._names)
             if column not in train.categories
         ]
+        if isinstance(train, StreamedDataset):  # vectors: every column is a number
+            found = train.x.moments()
+            constant = found.smallest == found.largest
+            std = (found.scatter / len(train)).sqrt()
+            fitted._scaling = (
+                torch.where(constant, found.smallest, found.mean),
+                torch.where(constant, 0.0, std),
+            )
+            return fitted
         x = train.x[:, fitted._numeric].to(torch.float64)
         std, mean = torch.std_mean(x, dim=0, correction=0)
         # Equality decides what is constant: the deviation of a constant column may be rounding.

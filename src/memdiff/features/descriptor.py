@@ -6,14 +6,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
+from memdiff.data import Dataset, StreamedDataset
 from memdiff.data.dataset import Kind
+from memdiff.sources import Rows, Spool
 
 __all__ = ["Descriptor", "Metric", "Progress", "find_device", "signed_pixels"]
 
@@ -22,6 +23,8 @@ Progress = Callable[[int, int], None]
 
 # Part of every fingerprint: raise it when a descriptor's numbers change, so that caches miss.
 _VERSION = 1
+# Features of a set on disk are kept in memory up to this size.
+_IN_MEMORY_BYTES = 2**26
 
 
 def signed_pixels(x: Tensor, data: Dataset) -> Tensor:
@@ -169,10 +172,11 @@ class Descriptor(ABC):
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Rows:
         """Describe every point.
 
-        Takes the memory of the result and of one batch. The features do not depend on
+        Takes the memory of the result and of one batch; the result of a set on disk is kept in a
+        temporary file where it is above 64 MiB. The features do not depend on
         ``batch_size``, up to rounding of the last digit; when there are several batches the last
         is filled up, so that equal points get equal features wherever they stand.
 
@@ -183,8 +187,9 @@ class Descriptor(ABC):
             progress: Called with the number of points done and their total.
 
         Returns:
-            Rows with shape ``(N, e)`` on the CPU, finite. float32 from networks; the dtype of the
-            data from all else, so that float64 vectors keep their small distances.
+            Rows with shape ``(N, e)`` on the CPU, finite; a tensor, but for a set on disk.
+            float32 from networks; the dtype of the data from all else, so that float64 vectors
+            keep their small distances.
 
         Raises:
             ValueError: If the data do not fit, the descriptor is not fitted, an argument is out of
@@ -193,22 +198,46 @@ class Descriptor(ABC):
         self.check(data)
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size must be an integer of at least 1, got {batch_size!r}.")
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            where = stack.enter_context(self._computing_on(device))
+            return self._all_features(data, batch_size, where, progress, stack)
+
+    def _all_features(
+        self,
+        data: Dataset,
+        batch_size: int,
+        where: torch.device,
+        progress: Progress | None,
+        stack: ExitStack,
+    ) -> Tensor | Rows:
         count = len(data)
         rows: Tensor | None = None
-        with torch.no_grad(), self._computing_on(device) as where:
-            for start in range(0, count, batch_size):
-                points = data.x[start : start + batch_size]
-                size = len(points)
-                if size < batch_size < count:
-                    filling = points[-1:].expand(batch_size - size, *data.shape)
-                    points = torch.cat([points, filling])
-                described = self._describe(signed_pixels(points.to(where), data))[:size].cpu()
-                self._check_finite(described, data, start)
-                if rows is None:
-                    rows = torch.empty(count, described.shape[1], dtype=described.dtype)
+        spool: Spool | None = None
+        for start in range(0, count, batch_size):
+            points = data.x[start : start + batch_size]
+            size = len(points)
+            if size < batch_size < count:
+                filling = points[-1:].expand(batch_size - size, *data.shape)
+                points = torch.cat([points, filling])
+            described = self._describe(signed_pixels(points.to(where), data))[:size].cpu()
+            self._check_finite(described, data, start)
+            if start == 0:
+                width = described.shape[1]
+                large = count * width * described.dtype.itemsize > _IN_MEMORY_BYTES
+                if large and isinstance(data, StreamedDataset):
+                    spool = Spool(count, width, described.dtype, f"features {self.name!r}")
+                    stack.enter_context(spool)
+                else:
+                    rows = torch.empty(count, width, dtype=described.dtype)
+            if spool is not None:
+                spool.append(described)
+            elif rows is not None:
                 rows[start : start + size] = described
-                if progress is not None:
-                    progress(start + size, count)
+            if progress is not None:
+                progress(start + size, count)
+        if spool is not None:
+            return spool.rows()
         assert rows is not None  # a Dataset has at least one point
         return rows
 

@@ -20,13 +20,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
+from memdiff.data import Dataset, StreamedDataset
 
 __all__ = ["Composition", "Flip", "Invariance", "Rotate90", "Shift", "parse_invariance"]
 
@@ -91,6 +92,8 @@ class Invariance(ABC):
     def variants(self, data: Dataset) -> Iterator[tuple[str, Dataset]]:
         """One transformed set after another, so that one at a time is in memory.
 
+        A set on disk is transformed in the blocks in which it is read.
+
         Args:
             data: Images or clips.
 
@@ -107,8 +110,13 @@ class Invariance(ABC):
                 f"{'a table' if data.kind == 'table' else data.kind}; leave it out."
             )
         for position, name in enumerate(self.names):
-            x = self.variant(data.x, position)
-            yield name, data if position == 0 else replace(data, x=x)
+            if position == 0:
+                yield name, data
+            elif isinstance(data, StreamedDataset):
+                self._check(data.x[:1])
+                yield name, replace(data, x=data.x.map(partial(self.variant, position=position)))
+            else:
+                yield name, replace(data, x=self.variant(data.x, position))
 
     def _check(self, images: Tensor) -> None:
         """Raise where the shape cannot be transformed."""

@@ -100,10 +100,10 @@ class Network(Descriptor):
         """Raise unless ``data`` holds images of known range."""
         super().check(data)
         if data.encoding == "free":
+            low, high = data.extremes()
             raise ValueError(
                 f"features {self.name!r} need pixels of a known range, but {data.title} has "
-                f"values from {float(data.x.min()):.3g} to {float(data.x.max()):.3g}; load it "
-                f"with value_range=(low, high)."
+                f"values from {low:.3g} to {high:.3g}; load it with value_range=(low, high)."
             )
 
     @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
-from memdiff.features.descriptor import Descriptor, Progress
+from memdiff.data import Dataset, StreamedDataset
+from memdiff.features.descriptor import Descriptor, Progress, signed_pixels
+from memdiff.sources import Rows
 
 __all__ = ["Pixels"]
 
@@ -44,11 +46,15 @@ class Pixels(Descriptor):
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
-    ) -> Tensor:
+    ) -> Tensor | Rows:
         """As :meth:`Descriptor.features`, but no copy where the values need no mapping.
 
-        The rows then share the memory of ``data.x``, also where that is mapped from a file.
+        The rows then share the memory of ``data.x``, also where that is mapped from a file. Points
+        on disk stay there, and are mapped in the blocks in which they are read.
         """
+        if isinstance(data, StreamedDataset):
+            self.check(data)
+            return data.x.map(partial(signed_pixels, data=data)).flatten()
         if data.kind in ("images", "video") and data.encoding in ("unit", "byte"):
             return super().features(data, batch_size=batch_size, device=device, progress=progress)
         rows = data.x.flatten(1)

@@ -3,5 +3,6 @@
 from memdiff.sources.files import STREAMED_SUFFIXES, ArrayFile
 from memdiff.sources.read_ahead import ReadAhead
 from memdiff.sources.rows import RowData, Rows
+from memdiff.sources.spool import Spool
 
-__all__ = ["STREAMED_SUFFIXES", "ArrayFile", "ReadAhead", "RowData", "Rows"]
+__all__ = ["STREAMED_SUFFIXES", "ArrayFile", "ReadAhead", "RowData", "Rows", "Spool"]

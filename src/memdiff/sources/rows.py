@@ -158,6 +158,11 @@ class Rows:
         return 1 + len(self.row_shape)
 
     @property
+    def storage(self) -> Storage:
+        """What rows are read from, as they are stored; views share it."""
+        return self._storage
+
+    @property
     def on_disk(self) -> bool:
         """Whether rows are read from files as they are wanted."""
         return self._storage.on_disk

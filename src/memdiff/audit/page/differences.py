@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memdiff.data import Dataset
+from memdiff.data import Dataset, StreamedDataset
 from memdiff.report.html import format_number
 
 __all__ = ["Difference", "Differences"]
@@ -46,10 +46,15 @@ class Differences:
 
     def __init__(self, train: Dataset) -> None:
         self._train = train
-        rows = train.x.flatten(1).numpy().astype(np.float64)
-        self._std = rows.std(0)
-        self._std[(rows == rows[0]).all(0)] = 0.0
-        self.columns = train.columns or tuple(f"x[{i}]" for i in range(rows.shape[1]))
+        if isinstance(train, StreamedDataset):
+            found = train.x.moments()
+            self._std = (found.scatter / len(train)).sqrt().numpy()
+            self._std[(found.smallest == found.largest).numpy()] = 0.0
+        else:
+            rows = train.x.flatten(1).numpy().astype(np.float64)
+            self._std = rows.std(0)
+            self._std[(rows == rows[0]).all(0)] = 0.0
+        self.columns = train.columns or tuple(f"x[{i}]" for i in range(len(self._std)))
         self._codes = [train.categories.get(column) for column in self.columns]
 
     def __call__(self, first: np.ndarray, second: np.ndarray) -> list[Difference]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
+from memdiff.data import Dataset, StreamedDataset
 from memdiff.report import Image
 from memdiff.report.figures import image_png
 
@@ -40,8 +40,12 @@ class Thumbnails:
     used: int = 0
 
     def __post_init__(self) -> None:
-        flat = self.train.x.flatten()
-        some = flat[:: max(1, len(flat) // 1_000_000)].numpy()
+        if isinstance(self.train, StreamedDataset):
+            points = self.train.x
+            some = points[:: max(1, points.numel() // 1_000_000)].flatten().numpy()
+        else:
+            flat = self.train.x.flatten()
+            some = flat[:: max(1, len(flat) // 1_000_000)].numpy()
         low, high = np.quantile(some, [0.005, 0.995])
         self._free = (float(low), float(high) if high > low else float(low) + 1.0)
 
