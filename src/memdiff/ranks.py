@@ -1,0 +1,316 @@
+"""The processes of one run, as ``torchrun`` or ``accelerate launch`` starts them.
+
+A process that was started alone is the first of one, and every operation is then local: code that
+takes a :class:`Ranks` needs no second branch.
+
+>>> ranks = Ranks()
+>>> ranks.count, ranks.is_first, ranks.part(10)
+(1, True, range(0, 10))
+
+Ranks that are slow are waited for; ranks that are dead are not. Each rank notes a sign of life in
+the store of the launcher, and one whose sign has not changed for ``timeout`` seconds is dead. A
+rank whose connection closes is found dead at once by whoever waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+__all__ = ["DEAD_RANK_EXIT", "RankError", "Ranks", "join", "joined", "launched"]
+
+DEAD_RANK_EXIT = 3
+"""Exit code of a process that ended because another one of its run did."""
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_PATIENCE = timedelta(days=7)  # for ranks that are alive; dead ones are found by their silence
+
+
+class RankError(RuntimeError):
+    """Another process of the run has ended, or does not answer."""
+
+
+class Ranks:
+    """The place of this process among those of the run.
+
+    Args:
+        rank: Its number.
+        count: Number of processes.
+        timeout: Seconds of silence after which a rank counts as dead.
+
+    Every rank must make the same collective calls (:meth:`barrier`, :meth:`gather`,
+    :meth:`concatenate`, :meth:`sum`, :meth:`broadcast`, :meth:`texts`) in the same order; they
+    raise :class:`RankError` when another rank has ended.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, timeout: float = 60.0) -> None:
+        if not 0 <= rank < count:
+            raise ValueError(f"rank must lie in 0 .. {count - 1}, got {rank}.")
+        self.rank = rank
+        self.count = count
+        self.timeout = timeout
+        self._watch: _Watch | None = None
+        self._store: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that prints and writes."""
+        return self.rank == 0
+
+    def part(self, total: int) -> range:
+        """The contiguous part of ``range(total)`` that is this rank's; sizes differ by at most 1.
+
+        The parts of all ranks, in their order, are ``range(total)``.
+        """
+        return range(self.rank * total // self.count, (self.rank + 1) * total // self.count)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.gather(torch.zeros(1, dtype=torch.uint8))
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all ranks, of the same shape and dtype, in the order of the ranks."""
+        if self.count == 1:
+            return [tensor]
+        import torch.distributed as dist
+
+        parts = [torch.empty_like(tensor).contiguous() for _ in range(self.count)]
+        with _dead_rank():
+            dist.all_gather(parts, tensor.contiguous())
+        return parts
+
+    def concatenate(self, tensor: Tensor) -> Tensor:
+        """The rows of all ranks in the order of the ranks; each may bring another number."""
+        if self.count == 1:
+            return tensor
+        sizes = [int(n) for n in self.gather(torch.tensor([len(tensor)], device=tensor.device))]
+        padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = self.gather(padded)
+        return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all ranks, the same to the last bit on each."""
+        if self.count == 1:
+            return tensor
+        import torch.distributed as dist
+
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        with _dead_rank():
+            dist.all_reduce(total)
+        return total
+
+    def broadcast(self, tensor: Tensor) -> Tensor:
+        """The tensor of the first rank; the others give one of the same shape and dtype."""
+        if self.count == 1:
+            return tensor
+        import torch.distributed as dist
+
+        copy = tensor.clone(memory_format=torch.contiguous_format)
+        with _dead_rank():
+            dist.broadcast(copy, src=0)
+        return copy
+
+    def texts(self, text: str) -> list[str]:
+        """The texts of all ranks."""
+        if self.count == 1:
+            return [text]
+        code = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
+        code = code[: len(text.encode())]
+        sizes = [int(n) for n in self.gather(torch.tensor([len(code)]))]
+        whole = bytes(self.concatenate(code).tolist())
+        ends = [sum(sizes[: i + 1]) for i in range(self.count)]
+        return [whole[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
+
+    def agree(self, sentence: str, *, wait: float = 10.0) -> bool:
+        """Whether this rank is the one to say what all have found wrong; not collective.
+
+        The first rank says it. Another one waits for the first to find the same, and speaks up
+        if it does not within ``wait`` seconds: then it is alone with the trouble.
+        """
+        if self.count == 1 or self._store is None:
+            return True
+        try:
+            self._store.set(f"wrong/{self.rank}", sentence)
+            others = [f"wrong/{r}" for r in range(self.count)]
+            end = time.monotonic() + wait
+            while not self._store.check(others) and time.monotonic() < end:
+                time.sleep(0.02)
+            if self.is_first:
+                return True
+            first = "wrong/0"
+            return not (self._store.check([first]) and self._store.get(first).decode() == sentence)
+        except RuntimeError:  # the store went with the first rank
+            return True
+
+    def leave(self) -> None:
+        """Wait for all ranks, then leave the group; the process goes on alone."""
+        if self._watch is None:
+            return
+        import torch.distributed as dist
+
+        self._watch.leaving.set()
+        try:
+            self.barrier()
+        finally:
+            self._watch.stop()
+            self._watch = None
+            global _joined
+            _joined = None
+        dist.destroy_process_group()
+
+
+_joined: Ranks | None = None
+
+
+def launched(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a launcher started this process as one of several.
+
+    Args:
+        environment: Where to look for ``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and
+            ``MASTER_PORT``; ``os.environ`` by default.
+    """
+    environment = os.environ if environment is None else environment
+    return all(name in environment for name in _VARIABLES) and int(environment["WORLD_SIZE"]) > 1
+
+
+def joined() -> Ranks:
+    """The ranks that this process is one of: those of :func:`join`, or of the default group.
+
+    A group that another library has initialised (``accelerate.Accelerator()``) is used as it is,
+    with its own timeout. Without a group, the process is alone.
+    """
+    if _joined is not None:
+        return _joined
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return Ranks(dist.get_rank(), dist.get_world_size())
+    return Ranks()
+
+
+def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None) -> Ranks:
+    """Join the processes that the launcher started.
+
+    CPU tensors go over gloo, CUDA tensors over NCCL, each rank on the GPU of its local number.
+
+    Args:
+        timeout: Seconds of silence after which another rank counts as dead; also the time that
+            the ranks have to find each other.
+        on_death: Called with one sentence, from another thread, when a rank is found dead. By
+            default the sentence is printed and the process ends with :data:`DEAD_RANK_EXIT`,
+            because the thread that waits for the dead rank cannot be woken.
+
+    Returns:
+        The place of this process; alone if it was started alone.
+
+    Raises:
+        RankError: If the others are not there within ``timeout``.
+    """
+    global _joined
+    if _joined is not None or not launched():
+        return joined()
+    import torch.distributed as dist
+
+    if not dist.is_available() or dist.is_initialized():
+        return joined()
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    wait = timedelta(seconds=timeout)
+    try:
+        store, rank, count = next(dist.rendezvous("env://", timeout=wait))
+        store.set_timeout(wait)
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=count,
+            timeout=_PATIENCE,
+        )
+    except RuntimeError as error:
+        raise RankError(
+            f"the processes of the run did not find each other within {timeout:g} s: "
+            f"{_first_line(error)}."
+        ) from error
+    ranks = Ranks(rank, count, timeout)
+    ranks._store = dist.PrefixStore("memdiff", store)
+    ranks._watch = _Watch(ranks, ranks._store, on_death or _exit)
+    ranks._watch.start()
+    _joined = ranks
+    return ranks
+
+
+class _Watch:
+    """Signs of life of the ranks, in a thread of their own."""
+
+    def __init__(self, ranks: Ranks, store: dist.Store, on_death: Callable[[str], None]) -> None:
+        self.ranks = ranks
+        self.store = store
+        self.on_death = on_death
+        self.leaving = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="memdiff-ranks", daemon=True)
+
+    def start(self) -> None:
+        self.store.set(f"alive/{self.ranks.rank}", "0")
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        ranks = self.ranks
+        pause = min(1.0, ranks.timeout / 5)
+        names = [f"alive/{r}" for r in range(ranks.count)]
+        seen = [(b"", time.monotonic())] * ranks.count
+        beat = 0
+        while not self._over.wait(pause):
+            beat += 1
+            try:
+                self.store.set(names[ranks.rank], str(beat))
+                signs = [self.store.get(name) for name in names]
+            except RuntimeError:
+                if not (self.leaving.is_set() or self._over.is_set()):
+                    self.on_death("the first process of the run, which keeps its store, has ended")
+                return
+            now = time.monotonic()
+            seen = [
+                old if old[0] == sign else (sign, now)
+                for old, sign in zip(seen, signs, strict=True)
+            ]
+            dead = [r for r, (_, since) in enumerate(seen) if now - since > ranks.timeout]
+            if dead:
+                self.on_death(f"rank {dead[0]} of the run has been silent for {ranks.timeout:g} s")
+                return
+
+
+def _exit(sentence: str) -> None:
+    print(f"memdiff: {sentence}.", file=sys.stderr, flush=True)
+    os._exit(DEAD_RANK_EXIT)
+
+
+@contextmanager
+def _dead_rank() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(f"another process of the run has ended ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
