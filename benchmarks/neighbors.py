@@ -7,13 +7,15 @@ blockings tried. Times are interleaved, so that a busy machine slows both.
 from __future__ import annotations
 
 import itertools
-import resource
+import json
+import sys
 import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.memory import extra_memory, in_own_process
 from memdiff.neighbors import nearest
 
 __all__ = ["run"]
@@ -34,20 +36,15 @@ def run(size: str = "small", repeats: int = 3, k: int = 3) -> list[dict[str, Any
         One dict.
     """
     queries, points, features = SIZES[size]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(queries, features, generator=generator)
-    y = torch.randn(points, features, generator=generator)
-    copied = min(queries // 10, points)
-    x[:copied] = y[:copied] + 1e-3 * x[:copied]
+    x, y = _sets(size)
     nearest(x[:64], y[:64], 1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     floors, searches = [], []
     for _ in range(repeats):
         floors.append(_product_seconds(x, y))
         start = time.perf_counter()
         nearest(x, y, k)
         searches.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = in_own_process("benchmarks.neighbors", size, str(k))["mb"]
     return [
         {
             "queries": queries,
@@ -56,9 +53,19 @@ def run(size: str = "small", repeats: int = 3, k: int = 3) -> list[dict[str, Any
             "k": k,
             "floor_seconds": min(floors),
             "memdiff": min(searches) / min(floors),
-            "extra_memory_mb": (peak - before) / 1024,
+            "extra_memory_mb": memory,
         }
     ]
+
+
+def _sets(size: str) -> tuple[Tensor, Tensor]:
+    queries, points, features = SIZES[size]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(queries, features, generator=generator)
+    y = torch.randn(points, features, generator=generator)
+    copied = min(queries // 10, points)
+    x[:copied] = y[:copied] + 1e-3 * x[:copied]
+    return x, y
 
 
 def _product_seconds(x: Tensor, y: Tensor) -> float:
@@ -80,3 +87,13 @@ def _product_seconds(x: Tensor, y: Tensor) -> float:
     forms = list(itertools.product((512, 1024), (2048, 4096), (False, True)))
     trial = {form: seconds(form, x[:4096], y[:4096]) for form in forms * 2}
     return seconds(min(trial, key=lambda form: trial[form]), x, y)
+
+
+def _measure(size: str, k: int) -> None:
+    x, y = _sets(size)
+    nearest(x[:64], y[:64], 1)
+    print(json.dumps({"mb": extra_memory(lambda: nearest(x, y, k))}))
+
+
+if __name__ == "__main__":
+    _measure(sys.argv[1], int(sys.argv[2]))
