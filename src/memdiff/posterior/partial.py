@@ -87,7 +87,7 @@ class PartialPosterior:
         index = torch.where(other.top_logit > self.top_logit, other.top_index, self.top_index)
         tie = (other.top_logit == self.top_logit) & (other.top_index >= 0) & (self.top_index >= 0)
         index = torch.where(tie, torch.minimum(self.top_index, other.top_index), index)
-        mine, others = self._rescaled(top), other._rescaled(top)
+        mine, others = self.rescaled(top), other.rescaled(top)
         return PartialPosterior(
             top_logit=top,
             top_index=index,
@@ -98,7 +98,8 @@ class PartialPosterior:
             sum_error=torch.maximum(self.sum_error, other.sum_error),
         )
 
-    def _rescaled(self, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def rescaled(self, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Total, residual sum and entropy sum relative to a logit ``top``, ``(B,)``."""
         # An empty part has zero sums, and -inf - -inf must not reach them: any finite shift does.
         shift = torch.where(self.top_logit == -math.inf, LOGIT_FLOOR, self.top_logit - top)
         factor = shift.exp()
