@@ -192,7 +192,7 @@ def _balls(
 ) -> _Balls:
     own = torch.zeros(len(samples), dtype=torch.float64, device=radii.device)
     if len(samples) > k:
-        points = samples.read(0, len(samples)).reshape(len(samples), *samples.shape)
+        points = samples.read(0, len(samples)).reshape(samples.shape)
         own = self_nearest(points, k, memory_limit=found.memory_limit).distances[:, -1]
     pairs = Pairwise(
         samples,
