@@ -294,6 +294,7 @@ def test_the_registry_names_the_experiments_of_the_report_and_stays_light():
         "consistency",
         "selection",
         "real-data",
+        "scale",
         "early-stopping",
         "width",
         "singularity",

@@ -34,6 +34,7 @@ REGISTRY: tuple[tuple[str, str], ...] = (
     ("consistency", "consistency"),
     ("selection", "selection"),
     ("real-data", "real_data"),
+    ("scale", "scale"),
     ("early-stopping", "early_stopping"),
     ("width", "width"),
     ("singularity", "singularity"),
