@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -134,26 +134,60 @@ class Ranks:
         ends = [sum(sizes[: i + 1]) for i in range(self.count)]
         return [whole[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
 
-    def agree(self, sentence: str, *, wait: float = 10.0) -> bool:
-        """Whether this rank is the one to say what all have found wrong; not collective.
+    def speaks(self, sentence: str, *, wait: float = 5.0) -> bool:
+        """Whether this rank is the one to say what several may have found; not collective.
 
-        The first rank says it. Another one waits for the first to find the same, and speaks up
-        if it does not within ``wait`` seconds: then it is alone with the trouble.
+        The first of those who found it says it. A rank waits for those before it, and speaks if
+        none of them has found the same within ``wait`` seconds.
         """
         if self.count == 1 or self._store is None:
             return True
         try:
-            self._store.set(f"wrong/{self.rank}", sentence)
-            others = [f"wrong/{r}" for r in range(self.count)]
+            self._store.set(f"said/{self.rank}", sentence)
             end = time.monotonic() + wait
-            while not self._store.check(others) and time.monotonic() < end:
+            while not self.is_first:
+                for name in (f"said/{rank}" for rank in range(self.rank)):
+                    if self._store.check([name]) and self._store.get(name).decode() == sentence:
+                        return False
+                if time.monotonic() > end:
+                    break
                 time.sleep(0.02)
-            if self.is_first:
-                return True
-            first = "wrong/0"
-            return not (self._store.check([first]) and self._store.get(first).decode() == sentence)
         except RuntimeError:  # the store went with the first rank
-            return True
+            pass
+        return True
+
+    def settle(self, *, wait: float = 5.0) -> None:
+        """Wait, ``wait`` seconds at most, until all ranks have said something; not collective.
+
+        A launcher ends all processes as soon as one fails: those that are to fail together do it
+        at one time.
+        """
+        if self.count == 1 or self._store is None:
+            return
+        names = [f"said/{rank}" for rank in range(self.count)]
+        end = time.monotonic() + wait
+        try:
+            while not self._store.check(names) and time.monotonic() < end:
+                time.sleep(0.02)
+        except RuntimeError:
+            pass
+
+    def abandon(self, reason: str) -> NoReturn:
+        """End the process at once because another rank has ended.
+
+        Args:
+            reason: What was found, for the one sentence on standard error, which the first rank
+                that is alive prints.
+        """
+        if self.speaks("a rank has ended", wait=min(0.3 * self.rank, 5.0)):
+            stream = sys.__stderr__ or sys.stderr  # another rank than the first may be silenced
+            print(
+                f"memdiff: {' '.join(reason.split()).rstrip('.')}; what was finished is kept, the "
+                "same command goes on.",
+                file=stream,
+                flush=True,
+            )
+        os._exit(DEAD_RANK_EXIT)
 
     def leave(self) -> None:
         """Wait for all ranks, then leave the group; the process goes on alone."""
@@ -210,8 +244,9 @@ def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None
         timeout: Seconds of silence after which another rank counts as dead; also the time that
             the ranks have to find each other.
         on_death: Called with one sentence, from another thread, when a rank is found dead. By
-            default the sentence is printed and the process ends with :data:`DEAD_RANK_EXIT`,
-            because the thread that waits for the dead rank cannot be woken.
+            default the sentence is printed by the first rank that is alive and the process ends
+            with :data:`DEAD_RANK_EXIT`, because a thread that waits for a dead rank cannot be
+            woken.
 
     Returns:
         The place of this process; alone if it was started alone.
@@ -248,7 +283,7 @@ def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None
         ) from error
     ranks = Ranks(rank, count, timeout)
     ranks._store = dist.PrefixStore("memdiff", store)
-    ranks._watch = _Watch(ranks, ranks._store, on_death or _exit)
+    ranks._watch = _Watch(ranks, ranks._store, on_death or ranks.abandon)
     ranks._watch.start()
     _joined = ranks
     return ranks
@@ -297,11 +332,6 @@ class _Watch:
             if dead:
                 self.on_death(f"rank {dead[0]} of the run has been silent for {ranks.timeout:g} s")
                 return
-
-
-def _exit(sentence: str) -> None:
-    print(f"memdiff: {sentence}.", file=sys.stderr, flush=True)
-    os._exit(DEAD_RANK_EXIT)
 
 
 @contextmanager

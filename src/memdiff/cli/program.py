@@ -10,6 +10,8 @@ from jsonargparse import ActionConfigFile, Namespace
 
 from memdiff.cli import audit, doctor, reproduce, sample, train
 from memdiff.cli.parser import Parser
+from memdiff.cli.together import Voice, processes
+from memdiff.ranks import DEAD_RANK_EXIT, RankError
 
 __all__ = ["main"]
 
@@ -20,26 +22,40 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: Arguments without the program's name; those of the process by default.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        with processes() as voice:
+            code = _run(given, voice)
+    except (ValueError, RankError) as error:  # there are no processes to run in
+        print(f"memdiff: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, ValueError) else DEAD_RANK_EXIT
+    raise SystemExit(code)
+
+
+def _run(arguments: Sequence[str], voice: Voice) -> int:
     parser, commands = _parser()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given or ["--help"])
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit:
+        voice.silent()  # the parser of the first process has said what is wrong
+        raise
     name = options.command
     try:
         code = commands[name](options[name])
         sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        print(
-            f"memdiff {name}: interrupted; what was finished is kept, the same command goes on.",
-            file=sys.stderr,
+        voice.say(
+            f"memdiff {name}: interrupted; what was finished is kept, the same command goes on."
         )
         code = 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         sys.stderr.close()
-        code = 0
+        return 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"memdiff {name}: {' '.join(_sentence(error).split())}", file=sys.stderr)
+        voice.say(f"memdiff {name}: {' '.join(_sentence(error).split())}")
         code = 2
-    raise SystemExit(code)
+    raise SystemExit(code)  # not for the others to be waited for: they may not have failed
 
 
 def _sentence(error: Exception) -> str:
