@@ -27,6 +27,12 @@ TABLES: dict[str, Table] = {
         "benchmarks.neighbors",
         "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`.",
     ),
+    "peers": Table(
+        "benchmarks.peers",
+        "Other ways to the same answers. `of the floor`: time over the bare products; "
+        "`of memdiff`: over ours, above 1 is slower. Slow methods get a part of the work, "
+        "and their time is scaled up from it.",
+    ),
 }
 """Every table, in the order of the page. To add one, write its module and its line here."""
 

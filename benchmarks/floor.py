@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["best_time", "interleaved", "two_products"]
+__all__ = ["best_time", "interleaved", "product", "two_products"]
 
 
 def best_time(call: Callable[[], object], repeats: int) -> float:
@@ -41,22 +41,38 @@ def two_products(x: Tensor, points: Tensor, block: int = 2048) -> Callable[[], T
     In blocks with a reused buffer, by the fastest of the forms that torch offers for the same
     product (on some processors they go to different libraries).
     """
-    buffer = torch.empty(len(x), block, dtype=x.dtype)
-    bias = torch.zeros(block, dtype=x.dtype)
-
-    def plain(part: Tensor) -> Tensor:
-        return torch.mm(x, part.T, out=buffer[:, : len(part)].contiguous())
-
-    def fused(part: Tensor) -> Tensor:
-        return torch.addmm(bias[: len(part)], x, part.T)
-
-    first = points[:block]
-    product = min((plain, fused), key=lambda form: best_time(lambda: form(first), 3))
+    logits = _fastest(x, points[:block].T)
+    weighted = _fastest(logits(x, points[:block].T), points[:block])
 
     def run() -> Tensor:
         total = torch.zeros_like(x)
         for part in points.split(block):
-            total += product(part) @ part
+            total += weighted(logits(x, part.T), part)
         return total
 
     return run
+
+
+def product(x: Tensor, points: Tensor, rows: int = 1024, block: int = 2048) -> Callable[[], None]:
+    """All inner products of ``x`` and ``points``, kept nowhere."""
+    form = _fastest(x[:rows], points[:block].T)
+
+    def run() -> None:
+        for part in points.split(block):
+            for some in x.split(rows):
+                form(some, part.T)
+
+    return run
+
+
+def _fastest(a: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The fastest form of ``a @ b`` by a short trial."""
+    bias = torch.zeros(1, dtype=a.dtype)
+
+    def plain(a: Tensor, b: Tensor) -> Tensor:
+        return torch.mm(a, b)
+
+    def fused(a: Tensor, b: Tensor) -> Tensor:
+        return torch.addmm(bias, a, b)
+
+    return min((plain, fused), key=lambda form: best_time(lambda: form(a, b), 3))

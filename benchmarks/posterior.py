@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.floor import interleaved, two_products
+from benchmarks.peers import attention, one_shot
 from memdiff.posterior import PosteriorEngine
 
 __all__ = ["run"]
@@ -44,10 +44,10 @@ def run(size: str = "small", repeats: int = 3) -> list[dict[str, Any]]:
             calls: dict[str, Callable[[], object]] = {
                 "floor": two_products(x, data),
                 "memdiff": partial(engine, x, ones, level),
-                "attention": partial(_attention, x, data, sigma),
+                "SDPA with bias": partial(attention, x, data, sigma),
             }
             if queries * points * 4 < 2**28:
-                calls["one-shot softmax"] = partial(_one_shot, x, data, sigma)
+                calls["one-shot softmax"] = partial(one_shot, x, data, sigma)
             seconds = interleaved(calls, repeats)
             floor = seconds.pop("floor")
             rows.append(
@@ -61,18 +61,3 @@ def run(size: str = "small", repeats: int = 3) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _attention(x: Tensor, data: Tensor, sigma: float) -> Tensor:
-    """Torch's fused attention with the norms as a bias; float32, no care for small distances."""
-    bias = (-(data**2).sum(1) / (2 * sigma**2))[None, None, None]
-    query, key = x[None, None], data[None, None]
-    return torch.nn.functional.scaled_dot_product_attention(
-        query, key, key, attn_mask=bias.expand(1, 1, len(x), -1), scale=1 / sigma**2
-    )
-
-
-def _one_shot(x: Tensor, data: Tensor, sigma: float) -> Tensor:
-    """All logits at once, as most code writes it; float32, no care for small distances."""
-    logits = (x @ data.T - 0.5 * (data**2).sum(1)) / sigma**2
-    return logits.softmax(1) @ data
