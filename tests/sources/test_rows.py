@@ -166,32 +166,73 @@ def test_the_next_span_is_read_in_the_background() -> None:
     log: list[tuple[int, bool]] = []
     arrived = threading.Event()
 
-    def read(start: int, stop: int) -> Tensor:
+    def fill(start: int, out: Tensor) -> None:
         background = threading.current_thread() is not threading.main_thread()
         log.append((start, background))
+        out.copy_(torch.arange(start, start + len(out)))
         if background:
             arrived.set()
-        return torch.arange(start, stop)
 
-    ahead = ReadAhead(read, 10, 4)
+    ahead = ReadAhead(fill, 10, (4,), torch.int64)
+    blocks = []
     for _ in range(2):
         for start in (0, 4, 8):
             arrived.clear()
-            ahead(start, min(start + 4, 10))
+            blocks.append(ahead(start, min(start + 4, 10)))
             assert arrived.wait(5)
     assert log == [(0, False), *((start, True) for start in (4, 8, 0, 4, 8, 0))]
+    # What was given out is not written over by what came later.
+    assert torch.equal(torch.cat(blocks), torch.arange(10).repeat(2))
+
+
+def _count(start: int, out: Tensor) -> None:
+    out.copy_(torch.arange(start, start + len(out)))
+
+
+def test_any_order_of_reading() -> None:
+    ahead = ReadAhead(_count, 41, (4,), torch.int64)
+    for start in torch.randint(0, 40, (300,), generator=torch.Generator().manual_seed(0)).tolist():
+        stop = min(start + 1 + start % 9, 41)
+        assert torch.equal(ahead(start, stop), torch.arange(start, stop))
+
+
+def test_several_threads_read_one_source() -> None:
+    ahead = ReadAhead(_count, 1000, (8,), torch.int64)
+    wrong: list[int] = []
+
+    def work(offset: int) -> None:
+        for start in range(offset, 980, 3):
+            if not torch.equal(ahead(start, start + 20), torch.arange(start, start + 20)):
+                wrong.append(start)
+
+    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_the_thread_ends_with_the_object() -> None:
+    ahead = ReadAhead(_count, 41, (4,), torch.int64)
+    before = set(threading.enumerate())
+    ahead(0, 9)
+    (worker,) = set(threading.enumerate()) - before
+    del ahead
+    worker.join(5)
+    assert not worker.is_alive()
 
 
 def test_an_error_in_the_background_arrives() -> None:
-    def read(start: int, stop: int) -> Tensor:
+    def fill(start: int, out: Tensor) -> None:
         if start:
             raise ValueError("row 4 is damaged")
-        return torch.arange(start, stop)
 
-    ahead = ReadAhead(read, 8, 4)
+    ahead = ReadAhead(fill, 8, (4,), torch.int64)
     ahead(0, 4)
-    with pytest.raises(ValueError, match="row 4 is damaged"):
-        ahead(4, 8)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="row 4 is damaged"):
+            ahead(4, 8)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -199,13 +240,13 @@ def test_an_error_in_the_background_arrives() -> None:
 def test_a_fork_while_a_span_is_on_its_way() -> None:
     started, go_on = threading.Event(), threading.Event()
 
-    def read(start: int, stop: int) -> Tensor:
+    def fill(start: int, out: Tensor) -> None:
         if threading.current_thread() is not threading.main_thread():
             started.set()
             go_on.wait(10)
-        return torch.arange(start, stop)
+        out.copy_(torch.arange(start, start + len(out)))
 
-    ahead = ReadAhead(read, 8, 4)
+    ahead = ReadAhead(fill, 8, (4,), torch.int64)
     ahead(0, 4)
     assert started.wait(5)
     child = os.fork()

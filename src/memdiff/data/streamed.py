@@ -191,7 +191,7 @@ def _stored_range(rows: Rows, stored: str, title: str) -> tuple[float, float] | 
     if stored not in ("uint8", "uint16"):
         return None
     top = 0
-    for block in rows.split(rows.block_size(2**22)):
+    for block in rows.split(rows.block_size()):
         top = max(top, int(block.to(torch.int32).max()))
         if top > 1:
             return (0, 255 if stored == "uint8" else 65535)

@@ -142,5 +142,5 @@ def _write_blocks(path: Path, rows: Rows, metadata: dict[str, str]) -> None:
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(header)))
         file.write(header)
-        for block in rows.split(rows.block_size(2**22)):
+        for block in rows.split(rows.block_size()):
             file.write(block.cpu().contiguous().numpy().data)

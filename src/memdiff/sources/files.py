@@ -133,16 +133,23 @@ class ArrayFile:
         return size
 
     def read(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop``, a new tensor ``(stop - start, *S)`` of the stored dtype.
+        """Rows ``start`` to ``stop``, a new tensor ``(stop - start, *S)`` of the stored dtype."""
+        out = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+        self.read_into(start, out)
+        return out
+
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out``, contiguous ``(n, *S)`` of the stored dtype, with rows from ``start`` on.
 
         Raises:
             FileNotFoundError: If the file has gone.
             ValueError: If it has become too short.
         """
-        buffer = torch.empty((stop - start) * self.row_bytes, dtype=torch.uint8)
+        buffer = out.reshape(-1).view(torch.uint8)
         with self._opened() as file:
             self._fill(file, start, buffer)
-        return self._decoded(buffer, stop - start)
+        if self.swapped and self.dtype.itemsize > 1:
+            buffer.copy_(buffer.view(-1, self.dtype.itemsize).flip(1).reshape(-1))
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at ``index``, int64 ``(n,)`` in any order, with shape ``(n, *S)``.

@@ -30,7 +30,10 @@ RowData: TypeAlias = (
 )
 
 SPAN_BYTES = 2**22
-"""Rows on disk are read in spans of at most so many bytes (or one row), three of them held."""
+"""Rows on disk are read in spans of at most so many bytes (or one row), two of them held."""
+
+BLOCK_BYTES = 2**20
+"""Bytes of the float64 blocks in which passes over all rows compute."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,14 @@ class Rows:
         return self._points(start, stop).reshape(stop - start, self.features)
 
     def _points(self, start: int, stop: int) -> Tensor:
-        if not self.on_disk:
-            return self._apply(self._storage.read(start, stop))
+        storage = self._storage
+        if not (self.on_disk and isinstance(storage, Shards)):
+            return self._apply(storage.read(start, stop))
         if self._ahead is None:
-            span = max(1, SPAN_BYTES // max(1, self._row_bytes))
+            span = max(1, SPAN_BYTES // self._row_bytes)
             span = 1 << (span.bit_length() - 1)  # blocks of powers of two do not straddle spans
-            self._ahead = ReadAhead(self._storage.read, len(self), span)
+            shape = (min(span, len(self)), *storage.row_shape)
+            self._ahead = ReadAhead(storage.read_into, len(self), shape, storage.dtype)
         return self._apply(self._ahead(start, stop))
 
     def gather(self, index: Tensor) -> Tensor:
@@ -212,7 +217,7 @@ class Rows:
         for start in range(0, len(self), size):
             yield self._points(start, min(start + size, len(self)))
 
-    def block_size(self, memory: int) -> int:
+    def block_size(self, memory: int = BLOCK_BYTES) -> int:
         """Number of rows whose float64 copies take ``memory`` bytes, at least 1."""
         return max(1, memory // (8 * self.features))
 
@@ -251,7 +256,7 @@ class Rows:
 
     def tensor(self) -> Tensor:
         """All rows in memory, ``(N, *S)``."""
-        return torch.cat(list(self.split(max(1, SPAN_BYTES // max(1, self._row_bytes)))))
+        return torch.cat(list(self.split(max(1, SPAN_BYTES // self._row_bytes))))
 
     def moments(self) -> Moments:
         """Mean, scatter and range of each coordinate, from one pass, which is made once.
@@ -268,7 +273,7 @@ class Rows:
         mean = torch.zeros(self.features, dtype=torch.float64, device=self.device)
         scatter = torch.zeros_like(mean)
         smallest, largest = mean + torch.inf, mean - torch.inf
-        size = self.block_size(SPAN_BYTES)
+        size = self.block_size(BLOCK_BYTES)
         for start in range(0, len(self), size):
             values = self.read(start, min(start + size, len(self))).to(torch.float64)
             finite = torch.isfinite(values).all(1)

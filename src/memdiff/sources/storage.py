@@ -112,6 +112,23 @@ class Shards:
             return torch.empty(0, *self.row_shape, dtype=self.dtype, device=self.device)
         return torch.cat(found)[order.argsort().to(self.device)]
 
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out``, contiguous ``(n, *S)``, with rows from ``start`` on; allocates nothing."""
+        stop = start + len(out)
+        begin = 0
+        for shard, end in zip(self._shards, self._ends.tolist(), strict=True):
+            if start < end and stop > begin:
+                first, last = max(start - begin, 0), min(stop, end) - begin
+                part = out[first + begin - start : last + begin - start]
+                if isinstance(shard, ArrayFile):
+                    shard.read_into(first, part)
+                elif isinstance(shard, Tensor):
+                    part.copy_(shard[first:last].detach())
+                else:
+                    part.numpy()[...] = shard[first:last]
+                    _release(shard)
+            begin = end
+
     def _take(self, shard: Tensor | np.ndarray | ArrayFile, index: Tensor) -> Tensor:
         if isinstance(shard, ArrayFile):
             return shard.gather(index)
@@ -125,12 +142,11 @@ class Shards:
         import numpy as np
 
         array = np.asarray(piece, dtype=piece.dtype.newbyteorder("="))
-        mapping = _mapping(shard)
         # torch neither reads negative strides nor likes read-only memory.
-        if mapping is not None or not array.flags.writeable or not array.flags.c_contiguous:
+        mapped = _mapping(shard) is not None
+        if mapped or not array.flags.writeable or not array.flags.c_contiguous:
             array = np.array(array)
-        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        _release(shard)
         return torch.from_numpy(array).to(self.device)
 
 
@@ -179,6 +195,13 @@ def _mapping(array: Tensor | np.ndarray) -> mmap.mmap | None:
     while base is not None and not isinstance(base, mmap.mmap):
         base = getattr(base, "base", None)
     return base
+
+
+def _release(array: Tensor | np.ndarray) -> None:
+    """Give the pages of a mapping back: they are in the system's cache, and come again."""
+    mapping = _mapping(array)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _checked(shard: object, name: str) -> Tensor | np.ndarray | ArrayFile:
