@@ -17,6 +17,7 @@ from memdiff.neighbors import (
     nearest,
     nearest_distinct,
 )
+from memdiff.ranks import Ranks
 
 __all__ = ["Distances"]
 
@@ -39,6 +40,8 @@ class Distances:
             ``"train"``), such as mirrored images, each with the rows of the set. As a query, a
             point is as close as the closest of its versions; what is searched stays as given.
         memory_limit: Bytes that a search allocates, at most.
+        ranks: Processes among which the queries of a search are shared; each makes the same calls.
+            By default this process does it all.
 
     Raises:
         ValueError: If a set is empty or not finite, there are fewer than 2 training points, or
@@ -62,6 +65,7 @@ class Distances:
         tolerance: float = 0.0,
         variants: Mapping[str, Sequence[RowData]] | None = None,
         memory_limit: int = MEMORY_LIMIT,
+        ranks: Ranks | None = None,
     ) -> None:
         self._sets: dict[str, RowData] = {"generated": generated, "train": train}
         if heldout is not None:
@@ -91,6 +95,7 @@ class Distances:
         self.metric = metric
         self.tolerance = tolerance
         self.memory_limit = memory_limit
+        self.ranks = Ranks() if ranks is None else ranks
         self._found: dict[tuple[str, str, bool], Neighbors] = {}
         self._groups: DuplicateGroups | None = None
 
@@ -158,7 +163,10 @@ class Distances:
         """Duplicates among the training points."""
         if self._groups is None:
             self._groups = duplicate_groups(
-                self._sets["train"], self.tolerance, memory_limit=self.memory_limit
+                self._sets["train"],
+                self.tolerance,
+                memory_limit=self.memory_limit,
+                ranks=self.ranks,
             )
         return self._groups
 
@@ -219,6 +227,7 @@ class Distances:
                 metric=self.metric,
                 exclude=labels if name == target else None,
                 memory_limit=self.memory_limit,
+                ranks=self.ranks,
             )
         exclude: Tensor | None = None
         if name == target:
@@ -230,6 +239,7 @@ class Distances:
             metric=self.metric,
             exclude=exclude,
             memory_limit=self.memory_limit,
+            ranks=self.ranks,
         )
 
 

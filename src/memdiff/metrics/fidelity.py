@@ -193,7 +193,8 @@ def _balls(
     own = torch.zeros(len(samples), dtype=torch.float64, device=radii.device)
     if len(samples) > k:
         points = samples.read(0, len(samples)).reshape(samples.shape)
-        own = self_nearest(points, k, memory_limit=found.memory_limit).distances[:, -1]
+        near = self_nearest(points, k, memory_limit=found.memory_limit, ranks=found.ranks)
+        own = near.distances[:, -1]
     pairs = Pairwise(
         samples,
         rows_of(found, "train"),

@@ -10,6 +10,7 @@ from torch import Tensor
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
 from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
+from memdiff.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["DuplicateGroups", "duplicate_groups"]
@@ -44,7 +45,11 @@ class DuplicateGroups:
 
 
 def duplicate_groups(
-    points: RowData, tolerance: float = 0.0, *, memory_limit: int = MEMORY_LIMIT
+    points: RowData,
+    tolerance: float = 0.0,
+    *,
+    memory_limit: int = MEMORY_LIMIT,
+    ranks: Ranks | None = None,
 ) -> DuplicateGroups:
     """Group points that are identical, or linked by distances of at most ``tolerance``.
 
@@ -57,6 +62,8 @@ def duplicate_groups(
         points: ``(N, *S)`` as in :func:`memdiff.neighbors.nearest`.
         tolerance: Distance in the units of the points, at least 0.
         memory_limit: Bytes allocated beside the points, at most (a few rows at least).
+        ranks: Processes among which the search is shared; each makes the same call, and gets the
+            whole result. By default this process does it all.
 
     Returns:
         DuplicateGroups on the device of the points.
@@ -84,6 +91,7 @@ def duplicate_groups(
             survey.mean * coordinates.scale,
             tolerance,
             labels,
+            Ranks() if ranks is None else ranks,
         )
     labels = _numbered(labels)
     return DuplicateGroups(labels, torch.bincount(labels))
@@ -159,7 +167,12 @@ class _Components:
 
 
 def _linked(
-    coordinates: Coordinates, blocks: Blocks, centre: Tensor, tolerance: float, labels: Tensor
+    coordinates: Coordinates,
+    blocks: Blocks,
+    centre: Tensor,
+    tolerance: float,
+    labels: Tensor,
+    ranks: Ranks,
 ) -> Tensor:
     """Join groups that have points within ``tolerance``; identical points are looked at once."""
     device = coordinates.rows.device
@@ -172,7 +185,8 @@ def _linked(
     group = GROUP if blocks.points >= GROUP else 1
     padded = -(-min(blocks.points, n) // group) * group
     buffer = torch.empty(blocks.queries * padded, dtype=dtype, device=device)
-    for begin in range(0, n, blocks.points):
+    begins = range(0, n, blocks.points)
+    for begin in begins[ranks.rank :: ranks.count]:
         end = min(begin + blocks.points, n)
         read = coordinates.read(begin, end)
         block = PointBlock.of(
@@ -198,6 +212,9 @@ def _linked(
                 near = squared.sqrt() / coordinates.scale <= tolerance
                 components.join(one[near], other[near])
         components.settle()
+    for theirs in ranks.gather(components.labels) if ranks.count > 1 else []:
+        components.join(torch.arange(n, device=device), theirs)
+    components.settle()
     return components.labels
 
 

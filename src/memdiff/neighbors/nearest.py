@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors, Search
+from memdiff.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["nearest", "nearest_distinct", "self_nearest"]
@@ -41,6 +42,7 @@ def nearest(
     query_block: int | None = None,
     point_block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Neighbors:
     r"""The ``k`` nearest points of each query, exactly.
 
@@ -61,6 +63,8 @@ def nearest(
         query_block: Queries in one product; by default from ``memory_limit``.
         point_block: Points in one product; by default from ``memory_limit``.
         progress: Called with the number of distances screened and their total.
+        ranks: Processes among which the queries are shared; each makes the same call, and gets
+            the whole result. By default this process does it all.
 
     Returns:
         Neighbors with shape ``(M, k)`` on the device of the queries.
@@ -77,6 +81,7 @@ def nearest(
         query_block=query_block,
         point_block=point_block,
         progress=progress,
+        ranks=ranks,
     )
     if exclude is None:
         return search.run(k)
@@ -97,6 +102,7 @@ def self_nearest(
     metric: str = "euclidean",
     memory_limit: int = MEMORY_LIMIT,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Neighbors:
     """The ``k`` nearest *other* points of each point: leave one out, by index.
 
@@ -106,6 +112,7 @@ def self_nearest(
         metric: As in :func:`nearest`.
         memory_limit: As in :func:`nearest`.
         progress: As in :func:`nearest`.
+        ranks: As in :func:`nearest`.
 
     Returns:
         Neighbors with shape ``(N, k)``. A duplicated point has its twin at distance 0.
@@ -121,6 +128,7 @@ def self_nearest(
         exclude=torch.arange(len(Rows(points, "points"))),
         memory_limit=memory_limit,
         progress=progress,
+        ranks=ranks,
     )
 
 
@@ -134,6 +142,7 @@ def nearest_distinct(
     exclude: Tensor | None = None,
     memory_limit: int = MEMORY_LIMIT,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Neighbors:
     """The nearest point of each of the ``k`` nearest groups of points.
 
@@ -149,6 +158,7 @@ def nearest_distinct(
         exclude: int64 ``(M,)``: a group to leave out for each query, -1 for none.
         memory_limit: As in :func:`nearest`.
         progress: As in :func:`nearest`; the total grows when a further pass is needed.
+        ranks: As in :func:`nearest`.
 
     Returns:
         Neighbors with shape ``(M, k)``: distance and index of the nearest point of each group.
@@ -162,7 +172,14 @@ def nearest_distinct(
         >>> found.distances.tolist(), found.indices.tolist()
         ([[1.0, 3.0]], [[0, 2]])
     """
-    search = Search(queries, points, metric=metric, memory_limit=memory_limit, progress=progress)
+    search = Search(
+        queries,
+        points,
+        metric=metric,
+        memory_limit=memory_limit,
+        progress=progress,
+        ranks=ranks,
+    )
     m, n = len(search.queries), len(search.points)
     labels = _integers("groups", groups, n, search.device)
     if int(labels.min()) < 0:

@@ -12,6 +12,7 @@ from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.exclusion import Exclusion
 from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
+from memdiff.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
@@ -91,6 +92,7 @@ class Search:
         query_block: As there.
         point_block: As there.
         progress: As there.
+        ranks: As there.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Search:
         query_block: int | None = None,
         point_block: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         if metric not in ("euclidean", "cosine"):
             raise ValueError(f"metric must be 'euclidean' or 'cosine', got {metric!r}.")
@@ -115,6 +118,7 @@ class Search:
         self.queries = Coordinates(query_rows, "queries", unit=self.unit, block=self.blocks.points)
         self.points = Coordinates(point_rows, "points", unit=self.unit, block=self.blocks.points)
         self.progress = progress
+        self.ranks = Ranks() if ranks is None else ranks
         largest = self.queries.survey().largest
         survey = self.points.survey()
         self.scale = unit_scale(max(largest, survey.largest), query_rows.features)
@@ -145,7 +149,17 @@ class Search:
         if which is None:
             which = torch.arange(len(self.queries), device=self.device)
         self._check_count(k, labels, excluded)
-        task = _Task(k, which, labels, excluded, self._redundant(k, labels, excluded))
+        redundant = self._redundant(k, labels, excluded)
+        mine = self.ranks.part(len(which))
+        here = slice(mine.start, mine.stop)
+        excluded = None if excluded is None else excluded[here]
+        found = self._run(_Task(k, which[here], labels, excluded, redundant))
+        return Neighbors(
+            self.ranks.concatenate(found.distances), self.ranks.concatenate(found.indices)
+        )
+
+    def _run(self, task: _Task) -> Neighbors:
+        k, which = task.k, task.which
         shape = (len(which), k)
         result = Neighbors(
             torch.empty(shape, dtype=torch.float64, device=self.device),
