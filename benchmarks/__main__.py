@@ -33,6 +33,16 @@ TABLES: dict[str, Table] = {
         "`of memdiff`: over ours, above 1 is slower. Slow methods get a part of the work, "
         "and their time is scaled up from it.",
     ),
+    "scaling": Table(
+        "benchmarks.scaling",
+        "One evaluation at 256 queries against `N`, `d` and `sigma`, and the memory that it takes "
+        "beside the data. The paper's loop is scaled up from 300 training points.",
+    ),
+    "ensemble": Table(
+        "benchmarks.ensemble",
+        "Many small networks trained in one batched pass, against one after another: "
+        "milliseconds a step and network. `loop / ensemble` above 1 is in favour of the ensemble.",
+    ),
 }
 """Every table, in the order of the page. To add one, write its module and its line here."""
 

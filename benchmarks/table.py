@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import scaling_figure
 from memdiff.data import replace_file, write_json
 from memdiff.provenance import provenance
 
@@ -70,12 +71,14 @@ def merge(folder: Path, name: str, found: Mapping[str, Any], order: list[str]) -
     Args:
         folder: Holds ``results.json`` and ``results.md``.
         name: Name of the table.
-        found: What :func:`measure` gave.
+        found: What :func:`measure` gave; of the scans the figure is drawn too.
         order: Names in the order of the page.
     """
     tables = {**read(folder), name: dict(found)}
     tables = {key: tables[key] for key in (*order, *sorted(tables)) if key in tables}
     write_json(folder / "results.json", {"schema": 2, "tables": tables})
+    if name == "scaling":
+        scaling_figure(found["rows"], folder / "scaling.png")
     with replace_file(folder / "results.md") as temporary:
         temporary.write_text(markdown(tables), encoding="utf-8")
 
@@ -91,7 +94,10 @@ def markdown(tables: Mapping[str, Mapping[str, Any]]) -> str:
         "measured in turns in the same run.",
     ]
     for name, table in tables.items():
-        lines += ["", f"## {name}", "", table["caption"], "", *rows_markdown(table["rows"])]
+        lines += ["", f"## {name}", "", table["caption"], ""]
+        if name == "scaling":
+            lines += ["![Time and memory of one evaluation](scaling.png)", ""]
+        lines += rows_markdown(table["rows"])
         lines += ["", f"{_machine(table)}"]
     return "\n".join(lines) + "\n"
 
