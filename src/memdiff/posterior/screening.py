@@ -1,0 +1,112 @@
+"""One product finds the points that can carry weight; direct differences sum over them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from memdiff.posterior.direct import direct
+from memdiff.posterior.partial import PartialPosterior
+from memdiff.posterior.points import Points, blocks
+from memdiff.posterior.prior import Prior
+from memdiff.posterior.products import BLOCK, block_logits
+from memdiff.posterior.rounding import logit_error, unit_roundoff
+
+__all__ = ["screen", "screened"]
+
+
+def screened(
+    points: Points,
+    x: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    prior: Prior,
+    dropped_mass: float,
+    memory_limit: int,
+) -> PartialPosterior:
+    """Sums over the points that :func:`screen` keeps.
+
+    Args:
+        points: The training points.
+        x: Queries ``(B, d)``, float64.
+        scale: ``(B,)``.
+        sigma: ``(B,)``, positive.
+        prior: The terms of the logits besides the distance.
+        dropped_mass: Share of the weight that what is left out may carry.
+        memory_limit: Bound in bytes of temporary memory.
+    """
+    everything = blocks(points.num, BLOCK)
+    rows, columns = screen(points, x, scale, sigma, prior, everything, dropped_mass, memory_limit)
+    counts = torch.bincount(rows, minlength=len(x))
+    result = PartialPosterior.empty(len(x), points.dim, x.device)
+    # Queries of similar candidate counts go together, padded to the largest of them.
+    bucket = counts.clamp_min(1).log2().ceil()
+    for size in bucket.unique():
+        members = (bucket == size).nonzero()[:, 0]
+        arguments = (x[members], scale[members], sigma[members], prior.take(members))
+        candidates = _padded(members, rows, columns, counts)
+        result.put(members, direct(points, *arguments, memory_limit, candidates))
+    result.sum_error = result.sum_error + 2 * dropped_mass * scale * points.radius
+    return result
+
+
+def screen(
+    points: Points,
+    x: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    prior: Prior,
+    some: list[slice],
+    dropped_mass: float,
+    memory_limit: int,
+) -> tuple[Tensor, Tensor]:
+    """Pairs (query, point) within reach of the largest logit among the blocks ``some``.
+
+    All points that are left out carry less than ``dropped_mass`` of the weight together, by a
+    margin that covers the rounding of the product.
+    """
+    # In units of squared distance, sigma^2 times the logit: no overflow as sigma -> 0.
+    query = (scale[:, None] * (x - scale[:, None] * points.centre)).to(points.dtype)
+    error = logit_error(points, x, scale, sigma, points.dtype)
+    error = error + unit_roundoff(points.dtype) * prior.bound
+    margin = sigma**2 * (2 * error + math.log(points.num / dropped_mass))
+    top = torch.full_like(scale, -math.inf, dtype=points.dtype)
+    bound = top
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for block in some:
+        values, _ = block_logits(points, block, query, scale**2, prior, sigma**2)
+        top = torch.maximum(top, values.amax(1))
+        # Rounded down, so that the margin is never cut short.
+        bound = (top.to(torch.float64) - margin).to(points.dtype)
+        bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
+        bound = torch.where(top == -math.inf, math.inf, bound)
+        rows, columns = (values >= bound[:, None]).nonzero(as_tuple=True)
+        found.append((rows, columns + block.start, values[rows, columns]))
+        if sum(len(part[0]) for part in found) * 32 > memory_limit:
+            found = [_filter(found, bound)]
+    rows, columns, _ = _filter(found, bound)
+    return rows, columns
+
+
+def _filter(
+    found: list[tuple[Tensor, Tensor, Tensor]], bound: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Candidates (query, point, value) that still reach the bound of their query."""
+    rows, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    keep = values >= bound[rows]
+    return rows[keep], columns[keep], values[keep]
+
+
+def _padded(members: Tensor, rows: Tensor, columns: Tensor, counts: Tensor) -> Tensor:
+    """Candidates of some of the queries as a matrix ``(len(members), K)``, padded with -1."""
+    order = rows.argsort(stable=True)
+    columns = columns[order]
+    starts = counts.cumsum(0) - counts
+    width = int(counts[members].max())
+    position = torch.arange(width, device=rows.device)[None]
+    source = (starts[members, None] + position).clamp_max(max(len(columns) - 1, 0))
+    if not len(columns):
+        return torch.full((len(members), 1), -1, dtype=torch.int64, device=rows.device)
+    return torch.where(position < counts[members, None], columns[source], -1)
