@@ -31,6 +31,15 @@ References:
 """
 
 from memdiff.posterior.engine import PosteriorEngine
+from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.partial import PartialPosterior, Posterior
+from memdiff.posterior.work import Work, WorkLedger
 
-__all__ = ["PartialPosterior", "Posterior", "PosteriorEngine"]
+__all__ = [
+    "PartialPosterior",
+    "Posterior",
+    "PosteriorEngine",
+    "Trajectory",
+    "Work",
+    "WorkLedger",
+]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.posterior import Work, WorkLedger
 from memdiff.processes import ForwardProcess
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.fixed_step import Heun
@@ -31,6 +32,10 @@ class SamplerStats:
         accepted_steps: Steps taken, summed over the samples.
         rejected_steps: Steps refused by error control, summed over the samples.
         seconds: Wall time.
+        levels: What the exact score of a training set did at each noise level, from the largest
+            to the smallest: queries that were answered by one certified point, by few candidates,
+            in fewer dimensions and by all points. Empty for other scores, and where the training
+            set is too small for that to matter.
     """
 
     samples: int
@@ -39,6 +44,7 @@ class SamplerStats:
     accepted_steps: int
     rejected_steps: int
     seconds: float
+    levels: tuple[Work, ...] = ()
 
     @property
     def evaluations_per_sample(self) -> float:
@@ -183,8 +189,16 @@ def sample(
             accepted_steps=sum(path.accepted_steps for path in paths),
             rejected_steps=sum(path.rejected_steps for path in paths),
             seconds=time.perf_counter() - started,
+            levels=_levels(flows),
         ),
     )
+
+
+def _levels(flows: list[ReverseFlow]) -> tuple[Work, ...]:
+    ledger = WorkLedger()
+    for flow in flows:
+        ledger.merge(flow.trajectory.ledger)
+    return ledger.levels()
 
 
 def _concatenate(trajectories: list[Tensor | None]) -> Tensor | None:

@@ -1,0 +1,117 @@
+r"""What is remembered of a batch between the evaluations along its trajectories.
+
+In :math:`u = x/m` and :math:`\rho = \sigma/m`, the gap of a point :math:`X_n` to a winner
+:math:`X_*`,
+
+.. math::
+    g_n(u) = |u - X_n|^2 - |u - X_*|^2 ,
+
+is affine in ``u``, and :math:`g_n(X_*) \ge 0`. For
+:math:`u' = (1 - a)\, u_0 + a X_* + e` with ``a`` in [0, 1],
+
+.. math::
+    g_n(u') \ge (1 - a)\, g_n(u_0) - 2 |e|\, |X_n - X_*| ,
+
+so that gaps certified once, at :math:`u_0`, bound the logits of all other points at every later
+query. Nothing is assumed about how it was reached: a query that is far from the segment between
+:math:`u_0` and the winner is simply not certified. A step of a deterministic sampler moves on that
+segment as soon as one point has all the weight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from memdiff.posterior.work import WorkLedger
+
+__all__ = ["Trajectory"]
+
+
+class Trajectory:
+    """Winners and certified gaps of a batch of queries that move; for one thread at a time.
+
+    Attributes:
+        rows: Members of the batch that the next queries belong to, int64; None for all of them,
+            in order. Whoever drops finished members sets it.
+        ledger: What was done at each noise level.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+        self.ledger = WorkLedger()
+        self._near: Tensor | None = None
+
+    def members(self, num: int, dim: int, device: torch.device) -> Tensor | None:
+        """Members that ``num`` queries belong to; None if the batch is another one."""
+        if self._near is None:
+            if self.rows is not None:
+                return None
+            self._near = torch.full((num,), -1, device=device)
+            self._anchor = torch.zeros(num, dim, dtype=torch.float64, device=device)
+            self._ratio = torch.ones(num, dtype=torch.float64, device=device)
+            self._gap = torch.full((num,), -math.inf, dtype=torch.float64, device=device)
+            self._crowded = torch.full((num,), math.inf, dtype=torch.float64, device=device)
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(num, device=device)
+        fits = len(rows) == num and dim == self._anchor.shape[1] and device == self._near.device
+        if not fits or (num and int(rows.max()) >= len(self._near)):
+            return None
+        return rows
+
+    def near(self, members: Tensor) -> Tensor:
+        """The group that weighed most at the last evaluation, -1 where there was none."""
+        assert self._near is not None
+        return self._near[members]
+
+    def crowded(self, members: Tensor, ratio: Tensor) -> Tensor:
+        """Whether the last screen was in vain, and the noise has not fallen since."""
+        return ratio >= self._crowded[members]
+
+    def certified(
+        self,
+        members: Tensor,
+        point: Tensor,
+        winner: Tensor,
+        ratio: Tensor,
+        spread: float,
+        reach: Tensor,
+    ) -> Tensor:
+        r"""Lower bound of the logit gap between the winner and every other group.
+
+        Args:
+            members: Members of the batch, ``(B,)``.
+            point: Their positions :math:`u' = x/m`, float64 ``(B, d)``.
+            winner: The point :math:`X_*` of each, float64 ``(B, d)``.
+            ratio: :math:`\sigma/m`, ``(B,)``.
+            spread: Largest difference between the log prior weights of two groups.
+            reach: Largest distance between the winner and a point, ``(B,)``.
+        """
+        start = self._anchor[members]
+        direction, moved = winner - start, point - start
+        along = torch.linalg.vecdot(moved, direction)
+        length = torch.linalg.vecdot(direction, direction).clamp_min(1e-300)
+        along = (along / length).clamp(0.0, 1.0)
+        aside = (moved - along[:, None] * direction).norm(dim=1)
+        growth = (1.0 - along) * (self._ratio[members] / ratio) ** 2
+        bound = growth * self._gap[members] - (1.0 - growth).abs() * spread
+        bound = bound - aside * reach / ratio**2
+        return torch.where(self._gap[members] > 0, bound.nan_to_num(-math.inf), -math.inf)
+
+    def record(self, members: Tensor, near: Tensor) -> None:
+        """Winners of an evaluation."""
+        assert self._near is not None
+        self._near[members] = near
+
+    def record_crowded(self, members: Tensor, ratio: Tensor) -> None:
+        """Noise levels at which a screen was in vain."""
+        self._crowded[members] = ratio
+
+    def record_gaps(self, members: Tensor, point: Tensor, ratio: Tensor, gap: Tensor) -> None:
+        """Certified gaps; ``-inf`` where more than one group has weight."""
+        self._anchor[members] = point
+        self._ratio[members] = ratio
+        self._gap[members] = gap
