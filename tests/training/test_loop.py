@@ -11,10 +11,12 @@ from torch import nn
 
 from memdiff.objectives import LogUniformRatio
 from memdiff.processes import EDM, VP
+from memdiff.ranks import Ranks
 from memdiff.scores import NetworkScore
 from memdiff.scores.base import Score
 from memdiff.training import (
     Objective,
+    TikhonovPenalty,
     TrainingSettings,
     TrainingState,
     batch_index,
@@ -194,8 +196,8 @@ def test_refusals():
         next(train(score, torch.zeros(3, dtype=torch.int64)))
     with pytest.raises(ValueError, match="y must have 20 rows"):
         next(train(score, data(), y=torch.zeros(3)))
-    with pytest.raises(ValueError, match="needs a process group"):
-        next(train(score, data(), distributed=True))
+    with pytest.raises(ValueError, match="a point for each of the 3 processes, got 2"):
+        next(train(score, data(), settings=TrainingSettings(batch_size=2), ranks=Ranks(0, 3)))
     with pytest.raises(ValueError, match="state must be of the score"):
         other = TrainingState(copy.deepcopy(score), TrainingSettings())
         next(train(score, data(), state=other))
@@ -205,12 +207,33 @@ def test_refusals():
         next(train(score, data()))
 
 
+@pytest.mark.parametrize(("batch_size", "count"), [(8, 2), (7, 2), (None, 3)])
+def test_ranks_share_a_batch(in_ranks, batch_size, count):
+    """Also one that does not divide among them; all start from the weights of the first."""
+    settings = TrainingSettings(steps=6, batch_size=batch_size, clip=1.0, learning_rate=1e-2)
+    objective = Objective(penalty=TikhonovPenalty(0.01))
+
+    def run(ranks):
+        net = MLP((2,), width=16, depth=1, seed=ranks.rank, condition_features=1)
+        score = NetworkScore(net, VP())
+        steps = train(score, data(), objective, settings, y=data()[:, :1], ranks=ranks)
+        curve = [(step.loss, step.penalty, step.gradient_norm) for step in steps]
+        return curve, weights(score)
+
+    alone, found = run(Ranks()), in_ranks(count, run)
+    for curve, end in found:
+        assert curve == found[0][0] and torch.equal(end, found[0][1])
+        torch.testing.assert_close(torch.tensor(curve), torch.tensor(alone[0]))
+        torch.testing.assert_close(end, alone[1], rtol=1e-4, atol=1e-5)
+
+
 RANK = """
 import json, sys
 import torch
 import torch.distributed as dist
 torch.set_num_threads(1)
 from memdiff.processes import VP
+from memdiff.ranks import joined
 from memdiff.scores import NetworkScore
 from memdiff.training import TrainingSettings, train
 from memdiff.training.networks import MLP
@@ -220,7 +243,7 @@ if count > 1:
 data = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
 score = NetworkScore(MLP((2,), width=16, seed=rank), VP())  # rank 0's weights count
 settings = TrainingSettings(steps=10, batch_size=8, clip=1.0)
-steps = train(score, data, settings=settings, distributed=count > 1)
+steps = train(score, data, settings=settings, ranks=joined())
 print(json.dumps([step.loss for step in steps]))
 if count > 1:
     dist.destroy_process_group()
@@ -228,7 +251,9 @@ if count > 1:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+def test_processes_of_another_library_share_a_batch(tmp_path):
+    """A process group that the caller has initialised, as an Accelerator does."""
+
     def start(rank, count):
         command = [sys.executable, "-c", RANK, str(rank), str(count), str(tmp_path / "store")]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

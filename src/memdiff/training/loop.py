@@ -25,13 +25,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from memdiff.objectives import Draws
+from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.objective import Objective
@@ -180,7 +181,7 @@ def train(
     *,
     y: Tensor | None = None,
     state: TrainingState | None = None,
-    distributed: bool = False,
+    ranks: Ranks | None = None,
 ) -> Iterator[TrainingStep]:
     """Train a score; one item a step.
 
@@ -192,15 +193,18 @@ def train(
         y: Conditions of the training points with shape ``(N,)`` or ``(N, k)``.
         state: Where to go on, from :func:`memdiff.training.load_state`; the run then ends as it
             would have ended without the interruption, to the last bit. By default a new run.
-        distributed: Whether to share each batch among the ranks of the default process group of
-            ``torch.distributed``, which ``torchrun`` or ``accelerate.Accelerator()`` sets up. The
-            loss curve is that of one process with the same ``batch_size``.
+        ranks: Processes that share each batch, each with the same arguments: give
+            :func:`memdiff.ranks.joined` where ``torchrun`` or ``accelerate.Accelerator()`` has
+            set them up. All start from the weights of the first, and the loss curve is that of
+            one process with the same ``batch_size``, to rounding; dropout differs. By default
+            this process alone.
 
     Yields:
         The steps, from ``state.step + 1`` to ``settings.steps``.
 
     Raises:
         ValueError: If an argument does not fit, or a loss is not finite.
+        RankError: If another rank has ended.
     """
     objective = objective or Objective()
     settings = settings or TrainingSettings()
@@ -208,10 +212,15 @@ def train(
     state = TrainingState(score, settings) if state is None else state
     if state.score is not score:
         raise ValueError("state must be of the score that is trained, got one of another score.")
-    ranks = _Ranks(distributed)
-    ranks.share(score, state.averaged)
+    ranks = ranks or Ranks()
+    size = len(data) if settings.batch_size is None else min(settings.batch_size, len(data))
+    if size < ranks.count:
+        raise ValueError(
+            f"the batch must have a point for each of the {ranks.count} processes, got {size}: "
+            "raise batch_size, or start fewer processes."
+        )
+    _share(ranks, score, state.averaged)
     device = score.device
-    _check_batch(len(data), settings.batch_size, ranks.count)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     while state.step < settings.steps:
         step = state.step
@@ -224,7 +233,7 @@ def train(
             generator,
             None if y is None else y[index.to(y.device)].to(device),
         )
-        draws = ranks.part(draws)
+        draws = _part(draws, ranks.part(size))
         rate = _learning_rates(state, settings)
         score.train()
         state.optimizer.zero_grad(set_to_none=True)
@@ -233,12 +242,10 @@ def train(
             _precision(settings, device),
         ):
             losses = objective(score, draws)
-        total = losses.total.mean()
-        total.backward()
-        ranks.average_gradients(parameters)
-        denoising, penalty = ranks.average(
-            torch.stack([losses.denoising.mean(), losses.penalty.mean()]).detach()
-        )
+        (losses.total.sum() / size).backward()
+        _sum_gradients(ranks, parameters)
+        means = torch.stack([losses.denoising.sum(), losses.penalty.sum()]).detach() / size
+        denoising, penalty = ranks.sum(means).tolist()
         if not math.isfinite(denoising + penalty):
             raise ValueError(
                 f"the loss is {denoising + penalty} at step {step + 1}: lower the learning rate "
@@ -313,60 +320,42 @@ def _global_seed(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-class _Ranks:
-    """The processes that share a batch; one process is the plain case."""
+def _part(draws: Draws, part: range) -> Draws:
+    """The draws of one rank."""
+    if len(part) == len(draws):
+        return draws
+    rows = slice(part.start, part.stop)
+    return replace(
+        draws,
+        x0=draws.x0[rows],
+        t=draws.t[rows],
+        z=draws.z[rows],
+        x=draws.x[rows],
+        index=None if draws.index is None else draws.index[rows],
+        y=None if draws.y is None else draws.y[rows],
+    )
 
-    def __init__(self, distributed: bool) -> None:
-        self.rank, self.count = 0, 1
-        if distributed:
-            import torch.distributed as dist
 
-            if not dist.is_available() or not dist.is_initialized():
-                raise ValueError(
-                    "distributed needs a process group, and none is initialised: start with "
-                    "torchrun and call torch.distributed.init_process_group(), or create an "
-                    "accelerate.Accelerator()."
-                )
-            self.rank, self.count = dist.get_rank(), dist.get_world_size()
+@torch.no_grad()
+def _share(ranks: Ranks, *modules: nn.Module) -> None:
+    """Start all ranks from the weights of the first."""
+    if ranks.count == 1:
+        return
+    for module in modules:
+        for tensor in module.state_dict().values():
+            tensor.copy_(ranks.broadcast(tensor))
 
-    def part(self, draws: Draws) -> Draws:
-        """The draws of this rank."""
-        if self.count == 1:
-            return draws
-        return list(draws.batches(len(draws) // self.count))[self.rank]
 
-    def share(self, *modules: nn.Module) -> None:
-        """Start all ranks from the weights of the first."""
-        if self.count == 1:
-            return
-        import torch.distributed as dist
-
-        for module in modules:
-            for tensor in module.state_dict().values():
-                dist.broadcast(tensor, src=0)
-
-    def average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """One message: the mean over equal parts is the gradient of the whole batch."""
-        if self.count == 1:
-            return
-        import torch.distributed as dist
-
-        gradients = [
-            torch.zeros_like(p) if p.grad is None else p.grad for p in parameters
-        ]  # all ranks send the same layout
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat)
-        flat /= self.count
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p)
-
-    def average(self, values: Tensor) -> list[float]:
-        if self.count > 1:
-            import torch.distributed as dist
-
-            dist.all_reduce(values)
-            values = values / self.count
-        return [float(value) for value in values]
+def _sum_gradients(ranks: Ranks, parameters: list[nn.Parameter]) -> None:
+    """One message: the sum over the parts of a batch is the gradient of the whole batch."""
+    if ranks.count == 1:
+        return
+    gradients = [
+        torch.zeros_like(p) if p.grad is None else p.grad for p in parameters
+    ]  # all ranks send the same layout
+    flat = ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        p.grad = part.view_as(p)
 
 
 def _check_data(data: Tensor, y: Tensor | None) -> None:
@@ -377,12 +366,3 @@ def _check_data(data: Tensor, y: Tensor | None) -> None:
         )
     if y is not None and len(y) != len(data):
         raise ValueError(f"y must have {len(data)} rows, one a training point, got {len(y)}.")
-
-
-def _check_batch(count: int, batch_size: int | None, ranks: int) -> None:
-    size = count if batch_size is None else min(batch_size, count)
-    if size % ranks:
-        raise ValueError(
-            f"the batch of {size} points must divide among {ranks} processes: make batch_size a "
-            f"multiple of {ranks} that is at most the number of training points, {count}."
-        )
