@@ -134,6 +134,30 @@ class Ranks:
         ends = [sum(sizes[: i + 1]) for i in range(self.count)]
         return [whole[end - n : end].decode() for end, n in zip(ends, sizes, strict=True)]
 
+    @contextmanager
+    def one_fate(self) -> Iterator[None]:
+        """What one rank cannot do is refused by all: every rank leaves this block or none does.
+
+        Collective at its end.
+
+        Raises:
+            ValueError: On every rank, with the sentence of the first one that raised a
+                ``ValueError``, ``OSError`` or ``ImportError``; that rank raises its own.
+        """
+        own: ValueError | OSError | ImportError | None = None
+        try:
+            yield
+        except (ValueError, OSError, ImportError) as error:
+            if self.count == 1:
+                raise
+            own = error
+        found = self.texts("" if own is None else str(own) or type(own).__name__)
+        if own is not None:
+            raise own
+        for rank, sentence in enumerate(found):
+            if sentence:
+                raise ValueError(sentence if rank == 0 else f"{sentence} (process {rank})")
+
     def speaks(self, sentence: str, *, wait: float = 5.0) -> bool:
         """Whether this rank is the one to say what several may have found; not collective.
 

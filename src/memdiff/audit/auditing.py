@@ -32,6 +32,7 @@ from memdiff.features import (
 from memdiff.metrics import closeness, extraction
 from memdiff.neighbors import duplicate_groups
 from memdiff.provenance import provenance
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["audit"]
@@ -58,6 +59,7 @@ def audit(
     device: torch.device | str | None = None,
     sampler_settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> AuditResult:
     """Do the samples memorise the training data? A verdict with its uncertainty.
 
@@ -87,6 +89,8 @@ def audit(
         device: Where learned descriptors compute.
         sampler_settings: How the samples were made, for the record.
         progress: Receives (stage, done, total).
+        ranks: Processes that share features and searches; each makes the same call, and gets the
+            whole result, which is that of one process. By default this process does it all.
 
     Returns:
         The result.
@@ -125,14 +129,21 @@ def audit(
             progress(stage, done, total)
 
     note("loading", 0, 1)
-    inputs = prepare(generated, train, heldout, duplicate_tolerance)
+    inputs = prepare(generated, train, heldout, duplicate_tolerance, ranks=ranks)
     note("loading", 1, 1)
     evidence = []
     for position, descriptor in enumerate(descriptors):
         note("descriptors", position, len(descriptors))
         evidence.append(
             _examine(
-                _suited(descriptor, inputs), inputs, transforms, store, device, settings, note
+                _suited(descriptor, inputs),
+                inputs,
+                transforms,
+                store,
+                device,
+                settings,
+                note,
+                ranks,
             )
         )
     note("descriptors", len(descriptors), len(descriptors))
@@ -186,6 +197,7 @@ def _examine(
     device: torch.device | str | None,
     settings: AuditSettings,
     note: Progress,
+    ranks: Ranks | None,
 ) -> Evidence:
     fitted = descriptor.fit(inputs.train)
     rows: dict[str, Tensor | Rows] = {}
@@ -193,7 +205,9 @@ def _examine(
     for name, data in inputs.sets.items():
         sets = [(name, data)] if transforms is None else list(transforms.variants(data))
         for position, (_, version) in enumerate(sets):
-            found = _features(fitted, version, store, device, lambda i, n: note("features", i, n))
+            found = _features(
+                fitted, version, store, device, lambda i, n: note("features", i, n), ranks
+            )
             if position == 0:
                 rows[name] = found
             else:
@@ -203,10 +217,11 @@ def _examine(
         rows,
         versions,
         metric=fitted.metric,
-        tolerance=_tolerance(rows["train"], inputs, settings),
+        tolerance=_tolerance(rows["train"], inputs, settings, ranks),
         descriptor_settings={**fitted.settings, "fingerprint": fitted.fingerprint},
         settings=settings,
         progress=lambda stage: note(f"{descriptor.name}: {stage}", 0, 1),
+        ranks=ranks,
     )
 
 
@@ -216,13 +231,16 @@ def _features(
     store: FeatureCache | None,
     device: torch.device | str | None,
     progress: Callable[[int, int], None],
+    ranks: Ranks | None,
 ) -> Tensor | Rows:
     if store is not None:
-        return store.features(fitted, data, device=device, progress=progress)
-    return fitted.features(data, device=device, progress=progress)
+        return store.features(fitted, data, device=device, progress=progress, ranks=ranks)
+    return fitted.features(data, device=device, progress=progress, ranks=ranks)
 
 
-def _tolerance(rows: Tensor | Rows, inputs: AuditInputs, settings: AuditSettings) -> float:
+def _tolerance(
+    rows: Tensor | Rows, inputs: AuditInputs, settings: AuditSettings, ranks: Ranks | None
+) -> float:
     """The duplicate tolerance in the units of the features, by the same rule as in the data's."""
     distinct = distinct_points(rows, duplicate_groups(rows))
     if len(distinct) < 2:
@@ -230,7 +248,8 @@ def _tolerance(rows: Tensor | Rows, inputs: AuditInputs, settings: AuditSettings
             f"the features of all {len(rows)} training points are equal: use another descriptor."
         )
     heldout = 0 if inputs.heldout is None else len(inputs.heldout)
-    return duplicate_distance(distinct, settings.duplicate_tolerance, max(len(rows), heldout))
+    most = max(len(rows), heldout)
+    return duplicate_distance(distinct, settings.duplicate_tolerance, most, ranks=ranks)
 
 
 def _suspicious(evidence: Evidence) -> Tensor:

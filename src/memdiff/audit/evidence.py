@@ -35,6 +35,7 @@ from memdiff.metrics import (
     vendi,
 )
 from memdiff.metrics.closeness import Reference, Statistic
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["Evidence", "Measurement", "Tests", "measure", "run_tests"]
@@ -193,6 +194,7 @@ def measure(
     descriptor_settings: Mapping[str, Any],
     settings: AuditSettings,
     progress: Callable[[str], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evidence:
     """Measure the features of one descriptor.
 
@@ -205,6 +207,7 @@ def measure(
         descriptor_settings: How the features were made.
         settings: Settings of the audit.
         progress: Receives the name of each measurement before it is made.
+        ranks: Processes that share the searches; each makes the same call.
 
     Returns:
         The evidence.
@@ -221,6 +224,7 @@ def measure(
         metric=metric,
         tolerance=tolerance,
         variants=variants,
+        ranks=ranks,
     )
     note("tests")
     tests = run_tests(found, settings)

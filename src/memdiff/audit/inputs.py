@@ -20,6 +20,7 @@ from memdiff.data import (
     load,
 )
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["AuditInputs", "Source", "distinct_points", "duplicate_distance", "prepare"]
@@ -62,7 +63,12 @@ class AuditInputs:
 
 
 def prepare(
-    generated: Source, train: Source, heldout: Source | None, duplicate_tolerance: float
+    generated: Source,
+    train: Source,
+    heldout: Source | None,
+    duplicate_tolerance: float,
+    *,
+    ranks: Ranks | None = None,
 ) -> AuditInputs:
     """Load, check and clean the sets.
 
@@ -72,6 +78,7 @@ def prepare(
         train: Training data.
         heldout: Data of the same law that the model has not seen, or None.
         duplicate_tolerance: See :class:`~memdiff.audit.AuditSettings`.
+        ranks: Processes that share the searches; each makes the same call.
 
     Returns:
         The inputs.
@@ -97,10 +104,12 @@ def prepare(
         )
     distinct = distinct_points(flat, exact)
     most = max(len(training), len(sets[2]) if len(sets) > 2 else 0)
-    tolerance = duplicate_distance(distinct, duplicate_tolerance, most)
-    groups = duplicate_groups(flat, tolerance) if tolerance > 0 else exact
+    tolerance = duplicate_distance(distinct, duplicate_tolerance, most, ranks=ranks)
+    groups = duplicate_groups(flat, tolerance, ranks=ranks) if tolerance > 0 else exact
     fresh, overlap, kept = (
-        _without_overlap(sets[2], training, tolerance, exact) if len(sets) > 2 else (None, (), 0)
+        _without_overlap(sets[2], training, tolerance, exact, ranks)
+        if len(sets) > 2
+        else (None, (), 0)
     )
     return AuditInputs(
         generated=samples,
@@ -122,7 +131,9 @@ def distinct_points(points: Tensor | Rows, groups: DuplicateGroups) -> Tensor | 
     return points.select(first) if isinstance(points, Rows) else points[first]
 
 
-def duplicate_distance(distinct: Tensor | Rows, share: float, points: int) -> float:
+def duplicate_distance(
+    distinct: Tensor | Rows, share: float, points: int, *, ranks: Ranks | None = None
+) -> float:
     r"""The distance up to which points count as duplicates, and chance pairs do not.
 
     ``share`` of the median distance :math:`d_1` of points to their nearest other one; less where
@@ -136,6 +147,7 @@ def duplicate_distance(distinct: Tensor | Rows, share: float, points: int) -> fl
             20,000, as many evenly spaced ones are asked for their neighbours.
         share: The tolerance as a share of the median.
         points: Number of points that are searched for duplicates.
+        ranks: Processes that share the search; each makes the same call.
 
     Returns:
         The distance; at most 0.05 of ``points`` are expected within it by chance. The expectation
@@ -145,7 +157,7 @@ def duplicate_distance(distinct: Tensor | Rows, share: float, points: int) -> fl
     count = len(distinct)
     asked = torch.arange(min(count, _ASKED)) * count // min(count, _ASKED)
     queries = distinct if count <= _ASKED else distinct[asked]
-    near = nearest(queries, distinct, min(2, count - 1), exclude=asked).distances
+    near = nearest(queries, distinct, min(2, count - 1), exclude=asked, ranks=ranks).distances
     tolerance = share * float(near[:, 0].median())
     if tolerance == 0.0 or near.shape[1] < 2:
         return tolerance
@@ -172,14 +184,18 @@ def _dataset(name: str, source: Source) -> Dataset:
 
 
 def _without_overlap(
-    heldout: Dataset, train: Dataset, tolerance: float, exact: DuplicateGroups
+    heldout: Dataset,
+    train: Dataset,
+    tolerance: float,
+    exact: DuplicateGroups,
+    ranks: Ranks | None,
 ) -> tuple[Dataset | None, tuple[int, ...], int]:
     """Held-out points that are no training points; unless the data repeat by nature.
 
     Rows of a table may coincide because there are few possible rows. They do so between
     training and held-out data as often as within the training data, and are left alone then.
     """
-    distances = nearest(heldout.x.flatten(1), train.x.flatten(1)).distances[:, 0]
+    distances = nearest(heldout.x.flatten(1), train.x.flatten(1), ranks=ranks).distances[:, 0]
     same = distances <= tolerance
     share = float(same.to(torch.float64).mean())
     if heldout.kind in ("table", "vectors") and share > 0:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset, replace_file, sha256_of
 from memdiff.features.descriptor import Descriptor, Progress
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["FeatureCache"]
@@ -66,6 +67,7 @@ class FeatureCache:
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
+        ranks: Ranks | None = None,
     ) -> Tensor | Rows:
         """The features, from disk where they are there, else computed and kept.
 
@@ -75,6 +77,7 @@ class FeatureCache:
             batch_size: As in :meth:`Descriptor.features`.
             device: As in :meth:`Descriptor.features`.
             progress: As in :meth:`Descriptor.features`; not called for features from disk.
+            ranks: As in :meth:`Descriptor.features`; the first one keeps the features.
 
         Returns:
             Rows ``(N, e)``; those from disk are mapped, and read when they are used. Writing to
@@ -85,18 +88,25 @@ class FeatureCache:
         """
         descriptor.check(data)
         path = self.path(descriptor, data) if descriptor.worth_caching else None
+        ranks = Ranks() if ranks is None else ranks
+        kept = None
         if path is not None and path.is_file():
             kept = _read(path, len(data), isinstance(data, StreamedDataset))
-            if kept is not None:
-                self.hits += 1
-                return kept
-            warnings.warn(
-                f"cached features {str(path)!r} are damaged and were computed again.",
-                stacklevel=2,
-            )
-        rows = descriptor.features(data, batch_size=batch_size, device=device, progress=progress)
+            if kept is None:
+                warnings.warn(
+                    f"cached features {str(path)!r} are damaged and were computed again.",
+                    stacklevel=2,
+                )
+        # The folder may be of one machine: all ranks find the features, or all compute them.
+        found = int(ranks.sum(torch.tensor(int(kept is not None))))
+        if kept is not None and found == ranks.count:
+            self.hits += 1
+            return kept
+        rows = descriptor.features(
+            data, batch_size=batch_size, device=device, progress=progress, ranks=ranks
+        )
         self.misses += 1
-        if path is not None:
+        if path is not None and ranks.is_first:
             _write(path, rows)
         return rows
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
 from memdiff.data.dataset import Kind
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows, Spool
 
 __all__ = ["Descriptor", "Metric", "Progress", "find_device", "signed_pixels"]
@@ -172,6 +173,7 @@ class Descriptor(ABC):
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
+        ranks: Ranks | None = None,
     ) -> Tensor | Rows:
         """Describe every point.
 
@@ -185,6 +187,8 @@ class Descriptor(ABC):
             batch_size: Points at a time, at least 1.
             device: Where to compute; by default where the network is, or the CPU.
             progress: Called with the number of points done and their total.
+            ranks: Processes among which the batches are shared, where the result is kept in
+                memory; each makes the same call, and gets the whole result.
 
         Returns:
             Rows with shape ``(N, e)`` on the CPU, finite; a tensor, but for a set on disk.
@@ -201,7 +205,9 @@ class Descriptor(ABC):
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             where = stack.enter_context(self._computing_on(device))
-            return self._all_features(data, batch_size, where, progress, stack)
+            if ranks is None or ranks.count == 1 or isinstance(data, StreamedDataset):
+                return self._all_features(data, batch_size, where, progress, stack)
+            return self._shared_features(data, batch_size, where, progress, ranks)
 
     def _all_features(
         self,
@@ -215,13 +221,8 @@ class Descriptor(ABC):
         rows: Tensor | None = None
         spool: Spool | None = None
         for start in range(0, count, batch_size):
-            points = data.x[start : start + batch_size]
-            size = len(points)
-            if size < batch_size < count:
-                filling = points[-1:].expand(batch_size - size, *data.shape)
-                points = torch.cat([points, filling])
-            described = self._describe(signed_pixels(points.to(where), data))[:size].cpu()
-            self._check_finite(described, data, start)
+            described = self._batch(data, start, batch_size, where)
+            size = len(described)
             if start == 0:
                 width = described.shape[1]
                 large = count * width * described.dtype.itemsize > _IN_MEMORY_BYTES
@@ -240,6 +241,38 @@ class Descriptor(ABC):
             return spool.rows()
         assert rows is not None  # a Dataset has at least one point
         return rows
+
+    def _batch(self, data: Dataset, start: int, batch_size: int, where: torch.device) -> Tensor:
+        points = data.x[start : start + batch_size]
+        size = len(points)
+        if size < batch_size < len(data):
+            filling = points[-1:].expand(batch_size - size, *data.shape)
+            points = torch.cat([points, filling])
+        described = self._describe(signed_pixels(points.to(where), data))[:size].cpu()
+        self._check_finite(described, data, start)
+        return described
+
+    def _shared_features(
+        self,
+        data: Dataset,
+        batch_size: int,
+        where: torch.device,
+        progress: Progress | None,
+        ranks: Ranks,
+    ) -> Tensor:
+        """Whole batches dealt out, so that each has the rows that it has in one process."""
+        starts = range(0, len(data), batch_size)
+        mine = ranks.part(len(starts))
+        parts = []
+        with ranks.one_fate():
+            # A rank without a batch needs the width and dtype of a row.
+            for start in [starts[i] for i in mine] or [starts[0]]:
+                parts.append(self._batch(data, start, batch_size, where))
+                if progress is not None:
+                    done = sum(map(len, parts)) * ranks.count
+                    progress(min(done, len(data)), len(data))
+        rows = torch.cat(parts)
+        return ranks.concatenate(rows if len(mine) else rows[:0])
 
     @contextmanager
     def _computing_on(self, device: torch.device | str | None) -> Iterator[torch.device]:

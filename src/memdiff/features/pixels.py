@@ -10,6 +10,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
 from memdiff.features.descriptor import Descriptor, Progress, signed_pixels
+from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["Pixels"]
@@ -46,11 +47,13 @@ class Pixels(Descriptor):
         batch_size: int = 128,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
+        ranks: Ranks | None = None,
     ) -> Tensor | Rows:
         """As :meth:`Descriptor.features`, but no copy where the values need no mapping.
 
         The rows then share the memory of ``data.x``, also where that is mapped from a file. Points
-        on disk stay there, and are mapped in the blocks in which they are read.
+        on disk stay there, and are mapped in the blocks in which they are read. There is nothing
+        that ranks could share.
         """
         if isinstance(data, StreamedDataset):
             self.check(data)
