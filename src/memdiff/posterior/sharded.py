@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior.partial import PartialPosterior
+from memdiff.posterior.points import Points
 from memdiff.posterior.prior import LogPrior
 from memdiff.ranks import Ranks
 
@@ -26,7 +27,9 @@ _BLOCK = 2048
 class Engine(Protocol):
     """What answers for a set of training points: one engine, or one a rank."""
 
-    radius: float
+    @property
+    def radius(self) -> float:
+        """Largest distance of a point from the mean of all, or a bound of it."""
 
     def __call__(
         self,
@@ -70,7 +73,7 @@ class LocalEngine(Engine, Protocol):
     num: int
     dim: int
     log_prior: Tensor
-    centre: Tensor
+    points: Points
 
 
 class ShardedEngine:
@@ -110,7 +113,7 @@ class ShardedEngine:
         self.local, self.points, self.num, self.dim, self.ranks = local, points, total, dim, ranks
         mine = torch.zeros(dim + 2, dtype=torch.float64, device=device)
         if local is not None:
-            mine[:dim], mine[dim], mine[dim + 1] = local.centre, local.radius, local.num
+            mine[:dim], mine[dim], mine[dim + 1] = local.points.centre, local.radius, local.num
         parts = torch.stack(ranks.gather(mine))
         centres, radii, counts = parts[:, :dim], parts[:, dim], parts[:, dim + 1]
         self.centre = (counts[:, None] * centres).sum(0) / counts.sum()
