@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, load, save_arrays, write_json
+from memdiff.data import Dataset, StreamedDataset, load, save_arrays, write_json
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.provenance import provenance
 from memdiff.samplers import (
@@ -48,6 +48,7 @@ from memdiff.selection import (
     Selection,
     regularised,
 )
+from memdiff.sources import Rows
 
 __all__ = [
     "PROCESSES",
@@ -64,8 +65,8 @@ REGULARIZERS = ("none", *(family.name for family in FAMILIES))
 PROCESSES = ("edm", "ve", "vp", "linear")
 SAMPLERS = ("heun", "euler", "ddim", "rk45", "logtime", "sde")
 STOPPING_RULES: dict[str, Callable[[EmpiricalScore], float]] = {
-    "silverman": lambda score: silverman_bandwidth(score.data),
-    "scott": lambda score: scott_bandwidth(score.data),
+    "silverman": lambda score: silverman_bandwidth(score.source),
+    "scott": lambda score: scott_bandwidth(score.source),
     "likelihood": lambda score: leave_one_out_likelihood(score).best,
 }
 
@@ -255,10 +256,7 @@ def _prepare(
     device: torch.device | str,
     progress: Progress | None,
 ) -> _Model:
-    data = train.x.to(torch.float64)
-    centre = data.mean(0)
-    centred = (data - centre).to(train.x.dtype).to(device)
-    scale = float(centred.to(torch.float64).pow(2).mean().sqrt())
+    centred, centre, scale = _centred(train, device)
     process = _process(settings.process, scale)
     empirical = EmpiricalScore(centred, process)
     warnings = []
@@ -314,6 +312,30 @@ def _prepare(
         selection=selection,
         warnings=tuple(warnings),
     )
+
+
+def _centred(train: Dataset, device: torch.device | str) -> tuple[Tensor | Rows, Tensor, float]:
+    """Data minus their mean, the mean, and the root mean square of what is left."""
+    if isinstance(train, StreamedDataset):
+        found = train.x.moments()
+        centre = found.mean.reshape(train.shape)
+        rows = train.x.map(_Centring(centre, train.x.dtype)).to(device)
+        return rows, centre, float((found.scatter.mean() / len(train)).sqrt())
+    data = train.x.to(torch.float64)
+    centre = data.mean(0)
+    centred = (data - centre).to(train.x.dtype).to(device)
+    return centred, centre, float(centred.to(torch.float64).pow(2).mean().sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class _Centring:
+    """Subtracts the mean from blocks of points that are on disk."""
+
+    centre: Tensor
+    dtype: torch.dtype
+
+    def __call__(self, points: Tensor) -> Tensor:
+        return (points.to(torch.float64) - self.centre.to(points.device)).to(self.dtype)
 
 
 def _sample_batch(

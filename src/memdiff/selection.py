@@ -168,9 +168,14 @@ def leave_one_out_draws(
     index = index.repeat_interleave(per_point)
     if times is None:
         high = float(score.process.ratio(score.process.t_max))
-        times = LogUniformRatio(min(0.1 * silverman_bandwidth(score.data), 0.5 * high), high)
+        times = LogUniformRatio(min(0.1 * silverman_bandwidth(score.source), 0.5 * high), high)
     return draw(
-        score.process, score.data, len(index), generator, times=times, index=index.to(score.device)
+        score.process,
+        score.source,
+        len(index),
+        generator,
+        times=times,
+        index=index.to(score.device),
     )
 
 
@@ -273,7 +278,7 @@ def regularised(
 
 def _scaled_grid(score: EmpiricalScore, low: float, high: float, num: int) -> Tensor:
     """Log-spaced multiples of Silverman's bandwidth."""
-    return silverman_bandwidth(score.data) * torch.logspace(
+    return silverman_bandwidth(score.source) * torch.logspace(
         math.log10(low), math.log10(high), num, dtype=torch.float64
     )
 
@@ -282,7 +287,7 @@ def _log_floor_grid(score: EmpiricalScore) -> Tensor:
     # At x = m x_n + sigma z the kernel sum is at least exp(-|z|^2/2): -d/2 give or take
     # sqrt(d/2) in the exponent, and log N more where all points count. Off the data, where a
     # point is left out, it is far lower: to about twice the exponent.
-    dimension = score.data[0].numel()
+    dimension = score.source[0].numel()
     spread = max(1.0, math.sqrt(dimension / 2))
     low, high = -dimension - 3 * spread, -dimension / 2 + 5 * spread
     return torch.linspace(low, high + math.log(score.num_points), 41, dtype=torch.float64)
@@ -328,7 +333,7 @@ class _Remembered(EmpiricalScore):
 
     def __init__(self, score: EmpiricalScore) -> None:
         Score.__init__(self, score.process)
-        self.register_buffer("data", score.data)
+        self._hold(score.source)
         self.register_buffer("log_prior", score.log_prior)
         self.conditions = score.conditions
         self.memory_limit = score.memory_limit

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
-from memdiff.cli.data_options import DATA, add_data_options, load_sets
+from memdiff.cli.data_options import (
+    DATA,
+    add_data_options,
+    add_stream_option,
+    load_sets,
+)
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 
@@ -109,6 +114,7 @@ def add_arguments(parser: Parser) -> None:
         help="Size of the self-check: a minute or two, or about ten.",
     )
     add_data_options(parser)
+    add_stream_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 

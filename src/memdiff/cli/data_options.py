@@ -13,11 +13,12 @@ from memdiff.cli.parser import Parser
 if TYPE_CHECKING:
     from memdiff.data import Dataset
 
-__all__ = ["DATA", "add_data_options", "load_sets"]
+__all__ = ["DATA", "add_data_options", "add_stream_option", "load_sets"]
 
 DATA = (
-    "a folder of images or videos, a .npz, .npy, .pt, .safetensors, .csv or .parquet file, or a "
-    "built-in: digits, mnist5k, rectangles, points20"
+    "a folder of images, videos or array shards, a .npz, .npy, .pt, .safetensors, .csv or "
+    ".parquet file, a pattern such as 'shards/*.npy', or a built-in: digits, mnist5k, rectangles, "
+    "points20"
 )
 """What a path to data may be, for a help text."""
 
@@ -41,8 +42,24 @@ def add_data_options(parser: Parser) -> None:
     )
 
 
+def add_stream_option(parser: Parser) -> None:
+    """Declare the option that says what stays on disk."""
+    from memdiff.data import STREAM_ABOVE
+
+    parser.add_argument(
+        "--stream-above",
+        type=int,
+        default=STREAM_ABOVE,
+        metavar="BYTES",
+        help="Leave .npy and .safetensors data that would take more memory than this on disk, and "
+        "read them in blocks.",
+    )
+
+
 def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Dataset]:
     """Load several sets with the options of :func:`add_data_options`.
+
+    Sets stay on disk as :func:`add_stream_option` says, where a command has that option.
 
     An option is applied to the sets that it can apply to: samples in an array file may be compared
     with a folder of images that is resized to them.
@@ -68,7 +85,11 @@ def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Datas
     for option, value in given.items():
         if not any(option in found for found in taken.values()):
             next(iter(taken.values()))[option] = value  # loading refuses it and says why
-    return {name: load(source, name=name, **taken[name]) for name, source in sources.items()}
+    above = options.get("stream_above")
+    return {
+        name: load(source, name=name, stream_above=above, **taken[name])
+        for name, source in sources.items()
+    }
 
 
 def _applies(option: str, source: str) -> bool:
@@ -79,5 +100,16 @@ def _applies(option: str, source: str) -> bool:
     if option == "limit":
         return True
     if path.is_dir():
-        return option in ("size", "mode") or is_saved_dataset(path)
+        if is_saved_dataset(path):
+            return True
+        return (option == "key") == _holds_shards(path)
     return option == "key" and path.suffix.lower() in ARRAY_SUFFIXES
+
+
+def _holds_shards(folder: Path) -> bool:
+    from memdiff.data.images import IMAGE_SUFFIXES
+    from memdiff.data.reading import files_in
+    from memdiff.sources import STREAMED_SUFFIXES
+
+    suffixes = {file.suffix.lower() for file in files_in(folder)}
+    return bool(suffixes & set(STREAMED_SUFFIXES)) and not suffixes & set(IMAGE_SUFFIXES)

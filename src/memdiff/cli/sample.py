@@ -8,7 +8,7 @@ from typing import Literal
 
 from jsonargparse import Namespace
 
-from memdiff.cli.data_options import DATA, add_data_options
+from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 
@@ -61,6 +61,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=256, help="Samples at a time.")
     add_data_options(parser)
+    add_stream_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -90,6 +91,7 @@ def run(options: Namespace) -> int:
         size=options.size,
         mode=options.mode,
         key=options.key,
+        stream_above=options.stream_above,
     )
     device = resolve_device(options.device)
     with bar(options.quiet) as progress:

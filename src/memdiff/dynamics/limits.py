@@ -148,7 +148,7 @@ def basin_map(
                 f"data must be given for a {type(score).__name__}: only an empirical score knows "
                 "its training data."
             )
-        data = score.data
+        data = score.source if isinstance(score.source, Tensor) else score.source.tensor()
     if data.ndim != 2 or data.shape[1] != 2:
         raise ValueError(f"data must have shape (N, 2) for a map, got {tuple(data.shape)}.")
     sampler = LogTime() if sampler is None else sampler

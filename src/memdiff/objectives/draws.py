@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from memdiff.processes import ForwardProcess
+from memdiff.sources import Rows
 
 __all__ = ["DataLaw", "Draws", "LogUniformRatio", "TimeLaw", "UniformTime", "draw", "rademacher"]
 
@@ -131,7 +132,7 @@ class Draws:
 
 def draw(
     process: ForwardProcess,
-    data: Tensor | DataLaw,
+    data: Tensor | Rows | DataLaw,
     num: int,
     generator: torch.Generator,
     *,
@@ -143,8 +144,8 @@ def draw(
 
     Args:
         process: The forward process.
-        data: Training set with shape ``(N, *S)``, of which points are drawn uniformly; or a law
-            with ``sample_data``, such as a Gaussian mixture score.
+        data: Training set with shape ``(N, *S)``, of which points are drawn uniformly, a tensor
+            or rows on disk; or a law with ``sample_data``, such as a Gaussian mixture score.
         num: Number of points ``B``.
         generator: Source of all randomness.
         times: Law of the times, or the times themselves: one number or ``(num,)``. None for
@@ -161,7 +162,7 @@ def draw(
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}.")
-    if isinstance(data, Tensor):
+    if isinstance(data, (Tensor, Rows)):
         index = _training_index(data, num, generator, index)
         x0 = data[index].detach()
         if y is not None and len(y) != len(data):
@@ -208,9 +209,9 @@ def _rand(num: int, generator: torch.Generator) -> Tensor:
 
 
 def _training_index(
-    data: Tensor, num: int, generator: torch.Generator, index: Tensor | None
+    data: Tensor | Rows, num: int, generator: torch.Generator, index: Tensor | None
 ) -> Tensor:
-    if data.ndim < 2 or len(data) == 0 or not data.is_floating_point():
+    if data.ndim < 2 or len(data) == 0 or not data.dtype.is_floating_point:
         raise ValueError(
             f"data must be floating-point with shape (N, *S) and N at least 1, "
             f"got {data.dtype} with shape {tuple(data.shape)}."

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from memdiff.scores.empirical import EmpiricalScore
+from memdiff.sources import Rows
 
 __all__ = [
     "BandwidthCurve",
@@ -29,11 +30,12 @@ __all__ = [
 ]
 
 
-def silverman_bandwidth(data: Tensor) -> float:
+def silverman_bandwidth(data: Tensor | Rows) -> float:
     r"""Silverman's rule :math:`h = s\,(4 / ((d + 2) N))^{1/(d+4)}`.
 
     Args:
-        data: Training data with shape ``(N, *S)``, at least two points.
+        data: Training data with shape ``(N, *S)``, at least two points; rows on disk are read in
+            blocks.
 
     Returns:
         The bandwidth; :math:`s^2` is the mean over coordinates of the unbiased variance.
@@ -45,7 +47,7 @@ def silverman_bandwidth(data: Tensor) -> float:
     return spread * (4.0 / ((d + 2.0) * n)) ** (1.0 / (d + 4.0))
 
 
-def scott_bandwidth(data: Tensor) -> float:
+def scott_bandwidth(data: Tensor | Rows) -> float:
     r"""Scott's rule :math:`h = s\,N^{-1/(d+4)}`; arguments as :func:`silverman_bandwidth`.
 
     It has the order of the consistent choice for empirical Bayes estimation: with a density floor
@@ -93,7 +95,7 @@ def leave_one_out_likelihood(
     Raises:
         ValueError: If there is one point only, or a bandwidth is not positive.
     """
-    data = score.data.to(torch.float64)
+    data = score.source
     if bandwidths is None:
         centre = silverman_bandwidth(data)
         bandwidths = centre * torch.logspace(-math.log10(30), math.log10(3), 25).to(torch.float64)
@@ -102,11 +104,17 @@ def leave_one_out_likelihood(
     elif len(data) < 2:
         raise ValueError("leave-one-out needs at least two training points, got 1.")
     index = torch.arange(len(data), device=data.device)
+    size = len(data) if isinstance(data, Tensor) else 8192
     values, errors = [], []
     for bandwidth in bandwidths.tolist():
         t = score.process.time_at_ratio(bandwidth)
         m = float(score.process.scale(t))
-        log_p = score.log_density(m * data, t, exclude=index)
+        log_p = torch.cat(
+            [
+                score.log_density(m * part.to(torch.float64), t, exclude=own)
+                for part, own in zip(data.split(size), index.split(size), strict=True)
+            ]
+        )
         # Density in data units, of the others alone.
         log_p = log_p + data[0].numel() * math.log(m) - torch.log1p(-score.log_prior.exp())
         values.append(float(log_p.mean()))
@@ -120,11 +128,15 @@ def leave_one_out_likelihood(
     )
 
 
-def _spread(data: Tensor) -> tuple[int, int, float]:
+def _spread(data: Tensor | Rows) -> tuple[int, int, float]:
     if len(data) < 2:
         raise ValueError(f"a bandwidth rule needs at least two training points, got {len(data)}.")
-    flat = data.reshape(len(data), -1).to(torch.float64)
-    spread = float(flat.var(0).mean().sqrt())
+    count = len(data)
+    if isinstance(data, Rows):
+        variance = data.moments().scatter / (count - 1)
+    else:
+        variance = data.reshape(count, -1).to(torch.float64).var(0)
+    spread = float(variance.mean().sqrt())
     if spread == 0.0:
         raise ValueError("all training points are equal: no bandwidth rule applies.")
-    return len(flat), flat.shape[1], spread
+    return count, len(variance), spread

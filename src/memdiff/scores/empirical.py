@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from memdiff.posterior import PartialPosterior, Posterior, PosteriorEngine
+from memdiff.posterior.streamed import StreamedPoints
 from memdiff.processes import ForwardProcess
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.conditions import Conditions, ConditionTerms
+from memdiff.sources import RowData, Rows
 
 __all__ = ["EmpiricalScore"]
 
@@ -41,9 +44,16 @@ class EmpiricalScore(Score):
     The score is differentiable once with respect to ``x``: its Jacobian
     :math:`m^2 \mathrm{Cov}_w / \sigma^4 - I / \sigma^2` is exact.
 
+    Data that do not fit into memory are given as :class:`~memdiff.sources.Rows` (or what makes
+    one: a memory map, a file, a list of shards) and stay where they are: every evaluation reads
+    them in blocks. However large the file, the score and its evaluations then take
+    ``memory_limit``, 24 bytes a training point and 32 MiB. The data are no buffer in this case but
+    the attribute ``source``: ``state_dict()`` holds the prior weights alone, and ``to()`` changes
+    the device and dtype in which blocks arrive.
+
     Args:
-        data: Training data with shape ``(N, *S)``. float32 and float64 are kept, half precision
-            and integers become float32.
+        data: Training data with shape ``(N, *S)``, in memory or on disk. float32 and float64 are
+            kept, half precision and integers become float32.
         process: Forward process.
         weights: Prior weights :math:`\pi_n` with shape ``(N,)``, non-negative with a positive
             sum; they are normalised. Repeated points act as weights.
@@ -67,7 +77,7 @@ class EmpiricalScore(Score):
 
     def __init__(
         self,
-        data: Tensor,
+        data: RowData,
         process: ForwardProcess,
         *,
         weights: Tensor | None = None,
@@ -77,7 +87,7 @@ class EmpiricalScore(Score):
     ) -> None:
         super().__init__(process)
         data = _training_data(data)
-        self.register_buffer("data", data)
+        self._hold(data)
         self.register_buffer("log_prior", _log_prior(weights, data))
         self.conditions = (
             None
@@ -87,21 +97,50 @@ class EmpiricalScore(Score):
         self.memory_limit = memory_limit
         self._engine: PosteriorEngine | None = None
 
+    def _hold(self, data: Tensor | Rows) -> None:
+        """Keep the data: as a buffer where they are in memory."""
+        self._rows = data if isinstance(data, Rows) else None
+        if isinstance(data, Tensor):
+            self.register_buffer("data", data)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "data":
+                raise AttributeError(
+                    "data are on disk: use source, which reads what is indexed."
+                ) from None
+            raise
+
+    @property
+    def source(self) -> Tensor | Rows:
+        """The training data ``(N, *S)``, wherever they are."""
+        return self.data if self._rows is None else self._rows
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the training data."""
+        return self.source.dtype
+
     @property
     def num_points(self) -> int:
         """Number of training points N."""
-        return len(self.data)
+        return len(self.source)
 
     @property
     def shape(self) -> torch.Size:
         """Shape ``S`` of one point."""
-        return self.data.shape[1:]
+        return self.source.shape[1:]
 
     @property
     def engine(self) -> PosteriorEngine:
         """The posterior over the flattened training points, built at first use."""
         if self._engine is None:
-            flat = self.data.reshape(len(self.data), -1)
+            if self._rows is not None:
+                flat: Tensor | StreamedPoints = StreamedPoints(self._rows)
+            else:
+                flat = self.data.reshape(len(self.data), -1)
             self._engine = PosteriorEngine(flat, self.log_prior, memory_limit=self.memory_limit)
         return self._engine
 
@@ -171,7 +210,7 @@ class EmpiricalScore(Score):
         residual = part.residual_sum / part.total[:, None]
         mean = (flat + residual) / evaluate.scale[:, None]
         entropy = (part.total.log() - part.entropy_sum / part.total).clamp(
-            0, math.log(len(self.data))
+            0, math.log(self.num_points)
         )
         log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * evaluate.width**2).log()
         top_weight = 1.0 / part.total
@@ -222,6 +261,12 @@ class EmpiricalScore(Score):
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> EmpiricalScore:
         # The engine holds copies of the points in their old dtype and on their old device.
         self._engine = None
+        if self._rows is not None:
+            probe = fn(torch.empty(0, dtype=self._rows.dtype, device=self._rows.device))
+            if probe.dtype != self._rows.dtype:
+                self._rows = self._rows.map(partial(Tensor.to, dtype=probe.dtype))
+            if probe.device != self._rows.device:
+                self._rows = self._rows.to(probe.device)
         return super()._apply(fn, recurse)
 
 
@@ -300,14 +345,22 @@ class _DifferentiableResidual(torch.autograd.Function):
         return ctx.evaluate.residual_jacobian_product(x, grads[0]), None
 
 
-def _training_data(data: Tensor) -> Tensor:
+def _training_data(data: RowData) -> Tensor | Rows:
+    if not isinstance(data, (Tensor, Rows)):
+        data = Rows(data, "data")
+    if isinstance(data, Rows) and not data.on_disk:
+        data = data.tensor()
     if data.ndim < 2 or len(data) == 0:
         raise ValueError(
             f"data must have shape (N, *S) with at least one point and one dimension, "
             f"got {tuple(data.shape)}."
         )
     if data.dtype not in (torch.float32, torch.float64):
-        data = data.to(torch.float32)
+        convert = partial(Tensor.to, dtype=torch.float32)
+        data = data.map(convert) if isinstance(data, Rows) else convert(data)
+    if isinstance(data, Rows):
+        data.moments()  # raises where a value is not finite
+        return data
     bad = ~torch.isfinite(data.reshape(len(data), -1)).all(1)
     if bool(bad.any()):
         raise ValueError(
@@ -317,7 +370,7 @@ def _training_data(data: Tensor) -> Tensor:
     return data.detach()
 
 
-def _log_prior(weights: Tensor | None, data: Tensor) -> Tensor:
+def _log_prior(weights: Tensor | None, data: Tensor | Rows) -> Tensor:
     if weights is None:
         weights = torch.ones(len(data), dtype=torch.float64, device=data.device)
     weights = torch.as_tensor(weights, dtype=torch.float64, device=data.device)
@@ -328,7 +381,7 @@ def _log_prior(weights: Tensor | None, data: Tensor) -> Tensor:
         )
     if not bool(torch.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0)):
         raise ValueError("weights must be finite and non-negative with a positive sum.")
-    return (weights / weights.sum()).log()
+    return (weights / weights.sum()).log_()
 
 
 def _exclusion(exclude: Tensor | None, x: Tensor, num_points: int) -> Tensor | None:

@@ -57,16 +57,28 @@ class ReadAhead:
 
     def __call__(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``, a new tensor."""
+        first = self._buffers[0]
+        out = torch.empty(stop - start, *first.shape[1:], dtype=first.dtype)
+        self.copy(start, stop, lambda begin, rows: out[begin : begin + len(rows)].copy_(rows))
+        return out
+
+    def copy(self, start: int, stop: int, take: Callable[[int, Tensor], object]) -> None:
+        """Hand rows ``start`` to ``stop`` to ``take``, a span or less at a time.
+
+        Args:
+            start: The first row.
+            stop: One past the last.
+            take: Called with a position, counted from ``start``, and the rows there, which are
+                written over after the call.
+        """
         if self._process != os.getpid():  # forked: neither the thread nor its lock came along
             self._held, self._coming, self._jobs = None, None, None
             self._lock, self._process = threading.Lock(), os.getpid()
-        pieces = []
         with self._lock:
             for number in range(start // self._span, -(-stop // self._span)):
                 begin = number * self._span
-                span = self._fetch(number)
-                pieces.append(span[max(start - begin, 0) : stop - begin].clone())
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                rows = self._fetch(number)[max(start - begin, 0) : stop - begin]
+                take(max(begin - start, 0), rows)
 
     def _fetch(self, number: int) -> Tensor:
         before, coming = self._held, self._coming

@@ -32,6 +32,8 @@ RowData: TypeAlias = (
 SPAN_BYTES = 2**22
 """Rows on disk are read in spans of at most so many bytes (or one row), two of them held."""
 
+_PIECE_BYTES = 2**17
+
 BLOCK_BYTES = 2**20
 """Bytes of the float64 blocks in which passes over all rows compute."""
 
@@ -179,15 +181,39 @@ class Rows:
         return self._points(start, stop).reshape(stop - start, self.features)
 
     def _points(self, start: int, stop: int) -> Tensor:
+        ahead = self._reader()
+        return self._apply(
+            self._storage.read(start, stop) if ahead is None else ahead(start, stop)
+        )
+
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out`` ``(n, d)``, of any floating dtype, with rows from ``start`` on.
+
+        Functions are applied to pieces of 128 KiB, so that a pass over a large file makes no
+        large temporary tensors, whose remains the allocator would collect.
+        """
+        step = self.block_size(_PIECE_BYTES) if self._functions else len(out)
+
+        def take(position: int, raw: Tensor) -> None:
+            for begin in range(0, len(raw), step):
+                piece = self._apply(raw[begin : begin + step])
+                at = position + begin
+                out[at : at + len(piece)].copy_(piece.reshape(len(piece), self.features))
+
+        ahead = self._reader()
+        if ahead is None:
+            take(0, self._storage.read(start, start + len(out)))
+        else:
+            ahead.copy(start, start + len(out), take)
+
+    def _reader(self) -> ReadAhead | None:
         storage = self._storage
-        if not (self.on_disk and isinstance(storage, Shards)):
-            return self._apply(storage.read(start, stop))
-        if self._ahead is None:
+        if self._ahead is None and storage.on_disk and isinstance(storage, Shards):
             span = max(1, SPAN_BYTES // self._row_bytes)
             span = 1 << (span.bit_length() - 1)  # blocks of powers of two do not straddle spans
             shape = (min(span, len(self)), *storage.row_shape)
             self._ahead = ReadAhead(storage.read_into, len(self), shape, storage.dtype)
-        return self._apply(self._ahead(start, stop))
+        return self._ahead
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at ``index``, an int64 tensor ``(n,)``, with shape ``(n, d)``."""
@@ -273,9 +299,11 @@ class Rows:
         mean = torch.zeros(self.features, dtype=torch.float64, device=self.device)
         scatter = torch.zeros_like(mean)
         smallest, largest = mean + torch.inf, mean - torch.inf
-        size = self.block_size(BLOCK_BYTES)
+        size = min(self.block_size(), len(self))
+        buffer = torch.empty(size, self.features, dtype=torch.float64, device=self.device)
         for start in range(0, len(self), size):
-            values = self.read(start, min(start + size, len(self))).to(torch.float64)
+            values = buffer[: min(size, len(self) - start)]
+            self.read_into(start, values)
             finite = torch.isfinite(values).all(1)
             if not bool(finite.all()):
                 if first_bad < 0:

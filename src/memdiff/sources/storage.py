@@ -134,7 +134,11 @@ class Shards:
             return shard.gather(index)
         if isinstance(shard, Tensor):
             return shard[index.to(shard.device)]
-        return self._tensor(shard[index.cpu().numpy()], shard)
+        if _mapping(shard) is None:
+            return self._tensor(shard[index.cpu().numpy()], shard)
+        # The system maps the surroundings of a page with it, up to 2 MiB.
+        parts = [self._tensor(shard[part.cpu().numpy()], shard) for part in index.split(8)]
+        return torch.cat(parts)
 
     def _tensor(self, piece: Tensor | np.ndarray, shard: Tensor | np.ndarray) -> Tensor:
         if isinstance(piece, Tensor):
