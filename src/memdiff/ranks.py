@@ -158,6 +158,25 @@ class Ranks:
             if sentence:
                 raise ValueError(sentence if rank == 0 else f"{sentence} (process {rank})")
 
+    def take(self, total: int, queue: str) -> Iterator[int]:
+        """Numbers below ``total``, each to one rank: the next one to whoever asks first.
+
+        Not collective. For work in pieces of unequal length.
+
+        Args:
+            total: How many there are.
+            queue: A name that all ranks give, another one for each queue of a run.
+        """
+        if self._store is None:
+            yield from range(self.rank, total, self.count)
+            return
+        while True:
+            with _dead_rank():
+                number = self._store.add(f"queue/{queue}", 1) - 1
+            if number >= total:
+                return
+            yield number
+
     def speaks(self, sentence: str, *, wait: float = 5.0) -> bool:
         """Whether this rank is the one to say what several may have found; not collective.
 

@@ -315,3 +315,56 @@ def test_the_registry_names_the_experiments_of_the_report_and_stays_light():
         env={**os.environ, "PYTHONPATH": source},
     )
     assert done.stdout.startswith("[] ") and "tikhonov_sweep" not in done.stdout
+
+
+def without_seconds(results):
+    results = json.loads(json.dumps(results))
+    for entry in results["experiments"].values():
+        del entry["seconds"]
+    del results["provenance"]
+    return results
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_ranks_share_the_experiments(bench, tmp_path, in_ranks, count):
+    alone = reproduce(out=tmp_path / "alone")
+    bench.runs.clear()
+    together = in_ranks(count, lambda ranks: reproduce(out=tmp_path / "together", ranks=ranks))
+    assert sorted(bench.runs) == ["first", "second", "third"]
+    written = json.loads((tmp_path / "together" / "results.json").read_text())
+    for results in [*together, written]:
+        assert list(results["experiments"]) == ["first", "second", "third"]
+        assert without_seconds(results) == without_seconds(alone)
+        assert results["provenance"]["resumed"] == []
+    alone_page = (tmp_path / "alone" / "report.html").read_text()
+    page = (tmp_path / "together" / "report.html").read_text()
+    assert page.count("<h2") == alone_page.count("<h2")
+    assert not list((tmp_path / "together").glob(".processes*"))
+
+
+def test_a_failure_on_any_rank_is_told_by_all_and_taken_up(bench, tmp_path, in_ranks):
+    bench.behaviour["second"] = fails
+    sentences = []
+
+    def run(ranks):
+        with pytest.raises(ReproductionError) as caught:
+            reproduce(out=tmp_path, ranks=ranks)
+        sentences.append(str(caught.value))
+
+    in_ranks(2, run)
+    assert len(set(sentences)) == 1 and "second (ArithmeticError: sigma is <0>)" in sentences[0]
+    assert "ArithmeticError: sigma is &lt;0&gt;" in (tmp_path / "report.html").read_text()
+    bench.behaviour.clear()
+    bench.runs.clear()
+    for results in in_ranks(3, lambda ranks: reproduce(out=tmp_path, ranks=ranks)):
+        assert results["provenance"]["resumed"] == ["first", "third"]
+    assert bench.runs == ["second"]
+
+
+def test_ranks_that_do_not_share_a_folder_are_refused(bench, tmp_path, in_ranks):
+    def run(ranks):
+        with pytest.raises(ValueError, match="one folder for all processes"):
+            reproduce(out=tmp_path / str(ranks.rank), ranks=ranks)
+
+    in_ranks(2, run)
+    assert bench.runs == []

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import experiment_progress
+from memdiff.ranks import joined
 
 __all__ = ["add_arguments", "run"]
 
@@ -54,6 +55,7 @@ def run(options: Namespace) -> int:
                 out=options.out,
                 seed=options.seed,
                 progress=progress,
+                ranks=joined(),
             )
         except ReproductionError as error:
             print(f"memdiff reproduce: {' '.join(str(error).split())}", file=sys.stderr)

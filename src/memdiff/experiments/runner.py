@@ -3,16 +3,21 @@
 An experiment that raises does not take the others with it: they run, the report is written with
 its error in it, and then :class:`ReproductionError` names it. An interruption (Ctrl-C, a killed
 job) stops at once; the same call again takes up every experiment that had finished.
+
+Several processes share a run: each takes the next experiment that nobody has, and the first writes
+the report.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -28,6 +33,7 @@ from memdiff.experiments.experiment import (
 )
 from memdiff.experiments.store import Finished, Store, settings_key
 from memdiff.provenance import provenance
+from memdiff.ranks import Ranks
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
 
@@ -38,6 +44,20 @@ Status: TypeAlias = Literal["started", "running", "finished", "resumed", "failed
 
 class ReproductionError(RuntimeError):
     """One or more experiments raised; the others are in the report."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An experiment that raised, in whichever process."""
+
+    name: str
+    reason: str
+    traceback: str
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> _Failure:
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        return cls(name, f"{type(error).__name__}: {error}", trace)
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,7 @@ def reproduce(
     progress: Callable[[Progress], None] | None = None,
     resume: bool = True,
     command: str | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Run the paper's experiments and write measured next to published.
 
@@ -138,6 +159,9 @@ def reproduce(
         progress: Receives a :class:`Progress` for each event.
         resume: Whether to take up finished experiments found in ``out``.
         command: Command line to put into the provenance; that of the process by default.
+        ranks: Processes that share the experiments; each makes the same call, ``out`` is one
+            folder for all of them, and each gets the whole result. By default this process runs
+            them all.
 
     Returns:
         The content of ``results.json``: ``schema``, ``preset``, ``experiments`` (by name:
@@ -145,7 +169,8 @@ def reproduce(
         ``provenance``; where experiments failed, ``provenance["failed"]`` has their errors.
 
     Raises:
-        ValueError: If the preset or a name in ``only`` is unknown, or ``out`` is a file.
+        ValueError: If the preset or a name in ``only`` is unknown, ``out`` is a file, or the ranks
+            do not see one folder.
         ReproductionError: If an experiment raised, after the report of the others was written.
     """
     check_preset(preset)
@@ -153,42 +178,106 @@ def reproduce(
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out must be a folder, got the file {str(out)!r}; name another place.")
-    out.mkdir(parents=True, exist_ok=True)
+    ranks = Ranks() if ranks is None else ranks
+    with ranks.one_fate():
+        out.mkdir(parents=True, exist_ok=True)
+    _require_one_folder(out, ranks)
     store = Store(out)
 
     experiments: dict[str, Experiment] = {}
     finished: dict[str, Finished] = {}
-    failed: dict[str, Exception] = {}
-    for index, name in enumerate(names):
+    failures: list[_Failure] = []
+    error: Exception | None = None
+    for index in ranks.take(len(names), "experiments"):
+        name = names[index]
         say = _speaker(progress, name, index, len(names))
         say("started", "", None)
         try:
             experiments[name] = load(name)
             finished[name] = _run(experiments[name], store, preset, seed, resume, say)
-        except Exception as error:
-            failed[name] = error
-            say("failed", f"{type(error).__name__}: {error}", None)
+        except Exception as raised:
+            failures.append(_Failure.of(name, raised))
+            error = error or raised
+            say("failed", f"{type(raised).__name__}: {raised}", None)
         else:
             outcome, seconds = finished[name].outcome, finished[name].seconds
             if finished[name].resumed:
                 say("resumed", outcome.finding, 1.0, seconds)
             else:
                 say("finished", outcome.finding, 1.0, seconds)
+    if ranks.count > 1:
+        _collect(names, store, preset, seed, ranks, experiments, finished, failures)
 
+    failed = {one.name: one for one in sorted(failures, key=lambda one: names.index(one.name))}
+    finished = {name: finished[name] for name in names if name in finished}
     origin = provenance(seed=seed, command=command)
     origin["resumed"] = [name for name, one in finished.items() if one.resumed]
     if failed:
-        origin["failed"] = {name: f"{type(e).__name__}: {e}" for name, e in failed.items()}
+        origin["failed"] = {name: one.reason for name, one in failed.items()}
     results = {
         "schema": SCHEMA,
         "preset": preset,
         "experiments": {name: _entry(one.outcome, one.seconds) for name, one in finished.items()},
         "provenance": origin,
     }
-    _write_report(out, results, experiments, finished, failed)
+    if ranks.is_first:
+        _write_report(out, results, experiments, finished, failed)
     if failed:
-        raise ReproductionError(_failure(failed, out)) from next(iter(failed.values()))
+        raise ReproductionError(_failure(failed, out)) from error
     return results
+
+
+def _require_one_folder(out: Path, ranks: Ranks) -> None:
+    """Refuse folders of the same name on machines that do not share them."""
+    if ranks.count == 1:
+        return
+    token = ranks.texts(uuid.uuid4().hex)[0]
+    mark = out / f".processes-{token}"
+    with ranks.one_fate():
+        if ranks.is_first:
+            mark.touch()
+    try:
+        with ranks.one_fate():
+            if not mark.exists():
+                raise ValueError(
+                    f"out {str(out)!r} must be one folder for all processes, and not all of them "
+                    "see what the first one writes: name a folder that the machines share."
+                )
+    finally:
+        if ranks.is_first:
+            mark.unlink(missing_ok=True)
+
+
+def _collect(
+    names: Sequence[str],
+    store: Store,
+    preset: Preset,
+    seed: int,
+    ranks: Ranks,
+    experiments: dict[str, Experiment],
+    finished: dict[str, Finished],
+    failures: list[_Failure],
+) -> None:
+    """Complete what this process has found by what the others have."""
+    mine = {
+        "finished": {name: one.resumed for name, one in finished.items()},
+        "failures": [asdict(one) for one in failures],
+    }
+    for rank, text in enumerate(ranks.texts(json.dumps(mine))):
+        theirs = json.loads(text)
+        if rank == ranks.rank:
+            continue
+        failures.extend(_Failure(**one) for one in theirs["failures"])
+        for name, resumed in theirs["finished"].items():
+            experiments[name] = load(name)
+            kept = store.load(name, settings_key(name, preset, seed))
+            if kept is None:
+                raise OSError(f"the outcome of {name} is no longer in the output folder")
+            finished[name] = replace(kept, resumed=resumed)
+    for name in (one.name for one in failures):
+        if name not in experiments:
+            with suppress(Exception):  # the failure may be that it cannot be imported
+                experiments[name] = load(name)
 
 
 def _speaker(
@@ -255,21 +344,19 @@ def _write_report(
     results: dict[str, Any],
     experiments: dict[str, Experiment],
     finished: dict[str, Finished],
-    failed: dict[str, Exception],
+    failed: dict[str, _Failure],
 ) -> None:
     from memdiff.experiments.reproduction import reproduction_document
     from memdiff.report.html import write_html
 
-    failures = {
-        name: "".join(traceback.format_exception(error)).rstrip() for name, error in failed.items()
-    }
+    failures = {name: one.traceback for name, one in failed.items()}
     document = reproduction_document(results, experiments, finished, failures)
     write_json(out / "results.json", results)
     write_html(document, out / "report.html")
 
 
-def _failure(failed: dict[str, Exception], out: Path) -> str:
-    reasons = "; ".join(f"{name} ({type(e).__name__}: {e})" for name, e in failed.items())
+def _failure(failed: dict[str, _Failure], out: Path) -> str:
+    reasons = "; ".join(f"{name} ({one.reason})" for name, one in failed.items())
     return (
         f"{len(failed)} experiment(s) failed: {reasons}. The others are in "
         f"{str(out / 'report.html')!r}; the same command again runs only what failed."
