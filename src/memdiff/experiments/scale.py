@@ -62,6 +62,9 @@ SIZES: dict[str, tuple[int, ...]] = {
     "paper": (100, 300, 1000, 3000, 10_000, 30_000, 60_000),
 }
 STEPS = 40
+GRID = 61
+"""Candidates for the strength: 6 % apart in √c, finer than those of the selection, which is
+made for choosing and not for following the choice along N."""
 THRESHOLD, QUANTILE = 1 / 3, 0.99
 ALL, NONE = 0.99, 0.01
 """Shares that count as all and as none."""
@@ -137,21 +140,23 @@ def choose(images: Images, num: int, max_draws: int, seed: int) -> dict[str, Any
     score, centre = empirical_score(images.train[:num])
     per_point = max(2, min(16, max_draws // num))
     fitting = leave_one_out_draws(score, per_point=per_point, max_draws=max_draws, seed=seed)
-    chosen = select(TIKHONOV, score, draws=fitting)
+    bandwidth = silverman_bandwidth(score.data)
+    candidates = (bandwidth * torch.logspace(-1, 0.5, GRID, dtype=torch.float64)) ** 2
+    chosen = select(TIKHONOV, score, candidates, draws=fitting)
     high = float(score.process.ratio(score.process.t_max))
     fresh = draw(
         score.process,
         images.heldout - centre,
         min(max_draws, 4 * len(images.heldout)),
         torch.Generator().manual_seed(seed),
-        times=LogUniformRatio(0.1 * silverman_bandwidth(score.data), high),
+        times=LogUniformRatio(0.1 * bandwidth, high),
     )
-    losses = tikhonov_losses(score, fresh, chosen.candidates)
+    losses = tikhonov_losses(score, fresh, candidates)
     return {
         "strength": chosen.best,
         "at_edge": chosen.at_edge,
-        "heldout_strength": float(chosen.candidates[int(losses.argmin())]),
-        "candidates": chosen.candidates,
+        "heldout_strength": float(candidates[int(losses.argmin())]),
+        "candidates": candidates,
         "leave_one_out": chosen.loss,
         "heldout": losses,
     }
@@ -355,7 +360,8 @@ def _outcome(
             f"as {_range(rows, 'noisy_heldout')} of held-out pictures under the same noise. "
             f"Leave-one-out takes √c from {strengths[0]:.2f} to {strengths[-1]:.2f}, held-out "
             f"pictures would take {heldout[0]:.2f} to {heldout[-1]:.2f}. The distance of a fresh "
-            f"picture to the training set falls as N^({decay:.2f})."
+            f"picture to the training set falls as N^({decay:.2f}), so that halving it takes "
+            f"about {float(f'{2 ** (-1 / min(decay, -0.01)):.0e}'):,.0f} times as many."
         ),
         figures=[
             copies_figure(rows),
