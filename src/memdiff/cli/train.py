@@ -129,6 +129,9 @@ def _add_loop_options(parser: Parser) -> None:
         metavar="SECONDS",
         help="Save and leave after so long; the same command goes on.",
     )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="Write the curves for TensorBoard as well."
+    )
 
 
 def _add_monitor_options(parser: Parser) -> None:
@@ -160,6 +163,7 @@ def _add_monitor_options(parser: Parser) -> None:
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
     from memdiff.doctor import resolve_device
+    from memdiff.ranks import joined
     from memdiff.samplers import Heun
     from memdiff.training import assess, train_in_folder, write_reports
 
@@ -171,7 +175,9 @@ def run(options: Namespace) -> int:
     sources = {"train": options.train}
     if options.heldout is not None:
         sources["heldout"] = options.heldout
-    sets = load_sets(options, sources)
+    ranks = joined()
+    with ranks.one_fate():
+        sets = load_sets(options, sources)
     with bar(options.quiet) as progress:
         done = train_in_folder(
             sets["train"],
@@ -188,7 +194,10 @@ def run(options: Namespace) -> int:
             heldout=sets.get("heldout"),
             device=device,
             progress=progress,
+            ranks=ranks,
         )
+        if not ranks.is_first:
+            return 0
         assessment = None
         if options.audit_samples and done.ending != "time":
             assessment = assess(
@@ -241,6 +250,7 @@ def _settings(options: Namespace) -> RunSettings:
         stop_on_memorization=options.stop_on_memorization,
         heldout_share=options.heldout_share,
         time_limit=options.time_limit,
+        tensorboard=options.tensorboard,
     )
 
 

@@ -20,7 +20,8 @@ from memdiff.training.objective import (
 )
 from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, Reading, find_onset
-from memdiff.training.run import RunSettings, TrainingRun, train_in_folder
+from memdiff.training.run import TrainingRun, train_in_folder
+from memdiff.training.settings import RunSettings
 
 __all__ = [
     "AffineAugmentation",

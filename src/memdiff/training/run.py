@@ -3,7 +3,8 @@
 The folder holds ``config.json`` and ``model.safetensors`` (:func:`memdiff.training.load_model`),
 ``metrics.jsonl``, ``state.safetensors`` (what a resume needs), ``candidates/`` (models that may be
 kept), ``samples/`` (what the monitor drew), and after the end ``best.safetensors``,
-``report.html``, ``report.json``, ``samples.npz`` and ``audit.html``.
+``report.html``, ``report.json``, ``samples.npz`` and ``audit.html``. Of several processes the
+first writes and watches; the others share its batches, and read the folder.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from memdiff.data import Dataset, check_comparable, save_arrays, write_json
 from memdiff.provenance import provenance
+from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
-from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.candidates import Candidates, Choice, choose
 from memdiff.training.checkpoints import (
     load_state,
@@ -29,75 +30,30 @@ from memdiff.training.checkpoints import (
     save_state,
     save_weights,
 )
+from memdiff.training.events import Events
+from memdiff.training.folder import require_free, require_same
 from memdiff.training.journal import Journal
-from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
+from memdiff.training.loop import TrainingState, TrainingStep, train
 from memdiff.training.model import CONFIG, WEIGHTS, ModelConfig
-from memdiff.training.monitor import Monitor, MonitorSettings
+from memdiff.training.monitor import Monitor
 from memdiff.training.objective import Objective, TikhonovPenalty, edm_objective
+from memdiff.training.observation import Observation
+from memdiff.training.settings import RunSettings
 
-__all__ = ["Ending", "RunSettings", "TrainingRun", "train_in_folder"]
+__all__ = ["Ending", "TrainingRun", "train_in_folder"]
 
-BEST, STATE, JOURNAL, SAMPLES, CANDIDATES = (
+BEST, STATE, JOURNAL, SAMPLES, CANDIDATES, EVENTS = (
     "best.safetensors",
     "state.safetensors",
     "metrics.jsonl",
     "samples",
     "candidates",
+    "tensorboard",
 )
+_ASSESSMENT = ("report.html", "report.json", "samples.npz", "audit.html", "audit.json")
 
 Ending = Literal["steps", "memorization", "time"]
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Settings of :func:`train_in_folder`.
-
-    Attributes:
-        training: Settings of the loop.
-        monitor: Settings of the monitor.
-        tikhonov: Strength :math:`c` of the Tikhonov penalty; 0 for none.
-        augmentation: Random maps of the training images; the monitor sees the images themselves.
-        monitor_every: Steps between observations; None for a twentieth of the steps. There is one
-            before the first step and one after the last.
-        stop_on_memorization: Whether to stop at an onset, and to keep the best model that fresh
-            samples confirm; otherwise the run goes on and the last model is kept.
-        heldout_share: Share of the training data to hold out where no held-out data are given; 0
-            trains on all of them, with no monitor.
-        save_every: Steps between saved states; None for ``monitor_every``.
-        log_every: Steps between lines of training losses, which are means over them.
-        time_limit: Seconds after which to save and leave; the same call goes on. None for none.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    monitor: MonitorSettings = field(default_factory=MonitorSettings)
-    tikhonov: float = 0.0
-    augmentation: AffineAugmentation = field(default_factory=AffineAugmentation)
-    monitor_every: int | None = None
-    stop_on_memorization: bool = False
-    heldout_share: float = 0.2
-    save_every: int | None = None
-    log_every: int = 100
-    time_limit: float | None = None
-
-    def __post_init__(self) -> None:
-        TikhonovPenalty(self.tikhonov)
-        for name in ("monitor_every", "save_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if not 0.0 <= self.heldout_share < 1.0:
-            raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"time_limit must be positive, got {self.time_limit}.")
-
-    @property
-    def period(self) -> int:
-        """Steps between observations."""
-        return self.monitor_every or max(1, self.training.steps // 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +100,7 @@ def train_in_folder(
     heldout: Dataset | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> TrainingRun:
     """Train a model on a data set; a call after an interruption goes on where it stopped.
 
@@ -156,12 +113,17 @@ def train_in_folder(
             with the seed, is held out.
         device: Where to train.
         progress: Receives (stage, done, total).
+        ranks: Processes that share each batch and see the same folder; each makes this call with
+            the same arguments. By default this process alone.
 
     Returns:
-        The run.
+        The run, the same on all ranks.
 
     Raises:
-        ValueError: If the data or settings do not fit, or the folder holds another run.
+        ValueError: If the data or settings do not fit, or the folder holds another run or
+            something else.
+        ImportError: If TensorBoard is asked for and not installed.
+        RankError: If another rank has ended.
     """
     settings = settings or RunSettings()
     folder = Path(out)
@@ -181,7 +143,9 @@ def train_in_folder(
     if settings.augmentation.changes and train.kind != "images":
         raise ValueError(f"augmentation needs images, got training data of kind {train.kind!r}.")
     config = ModelConfig.for_data(train.x, **{"seed": seed, **(model or {})})
-    keeper = _Keeper(folder, config, settings, train, heldout, split, torch.device(device))
+    keeper = _Keeper(
+        folder, config, settings, train, heldout, split, torch.device(device), ranks or Ranks()
+    )
     return keeper.run(progress or (lambda stage, done, total: None))
 
 
@@ -197,7 +161,9 @@ class _Keeper:
         heldout: Dataset | None,
         split: bool,
         device: torch.device,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.folder, self.config, self.settings = folder, config, settings
         self.train, self.heldout, self.split = train, heldout, split
         score = config.build().to(device)
@@ -217,12 +183,23 @@ class _Keeper:
         self.window: list[float] = [0.0, 0.0, 0.0]
         self.seconds = 0.0
         self.ending: Ending | None = None
+        self.start = -1  # the last step that the folder holds
+        self.events: Events | None = None
 
     def run(self, progress: Progress) -> TrainingRun:
-        self._open()
+        with self.ranks.one_fate():
+            self._read()
+        if len(set(self.ranks.texts(str(self.start)))) > 1:
+            raise ValueError(
+                f"out {str(self.folder)!r} is not the same folder for all processes: give one on "
+                "a shared file system."
+            )
+        if self.ranks.is_first:
+            self._begin()
         started, before = time.perf_counter(), self.seconds
         limit = self.settings.time_limit
-        if self.ending is None and self.state.step == 0 and self.monitor is not None:
+        first = self.ranks.is_first
+        if first and self.ending is None and self.state.step == 0 and self.monitor is not None:
             self._observe()
         steps = self.settings.training.steps
         if self.ending in (None, "time", "steps"):
@@ -233,18 +210,23 @@ class _Keeper:
                 self._objective(),
                 self.settings.training,
                 state=self.state,
+                ranks=self.ranks,
             ):
                 progress("training", step.step, steps)
                 self.seconds = before + time.perf_counter() - started
-                if self._after(step):
-                    break
-                if limit is not None and time.perf_counter() - started >= limit:
-                    if step.step < steps:
+                late = limit is not None and time.perf_counter() - started >= limit
+                if first:
+                    self._after(step)
+                    if late and self.ending is None and step.step < steps:
                         self.ending = "time"
+                if self._agree() is not None:
                     break
             self.ending = self.ending or "steps"
-            self._save()
-        choice, kept = self._keep(progress)
+            if first:
+                self._save()
+        choice, kept = self._share(*(self._keep(progress) if first else (Choice(None), 0)))
+        if self.events is not None:
+            self.events.close()
         score = self.config.build()
         load_weights(score, self.folder / WEIGHTS)
         return TrainingRun(
@@ -273,8 +255,15 @@ class _Keeper:
             )
         return Objective(penalty=penalty, augmentation=augmentation)
 
-    def _after(self, step: TrainingStep) -> bool:
-        """Log, observe, save as the step asks for; returns whether to stop."""
+    def _agree(self) -> Ending | None:
+        """What the first rank has decided: None to go on."""
+        endings = (None, *get_args(Ending))
+        code = self.ranks.broadcast(torch.tensor(endings.index(self.ending)))
+        self.ending = endings[int(code)]
+        return self.ending
+
+    def _after(self, step: TrainingStep) -> None:
+        """Log, observe, save as the step asks for; an ending means to stop."""
         settings, number = self.settings, step.step
         last = number == settings.training.steps
         for place, value in enumerate((step.denoising, step.penalty)):
@@ -283,7 +272,7 @@ class _Keeper:
         if number % settings.log_every == 0 or last:
             denoising, penalty, count = self.window
             self.window = [0.0, 0.0, 0.0]
-            self.journal.append(
+            self._record(
                 {
                     "kind": "training",
                     "step": number,
@@ -298,10 +287,14 @@ class _Keeper:
             self._observe()
             if settings.stop_on_memorization and self.monitor.memorizing:
                 self.ending = "memorization"
-                return True
+                return
         if number % (settings.save_every or settings.period) == 0:
             self._save()
-        return False
+
+    def _record(self, record: Mapping[str, Any]) -> None:
+        self.journal.append(record)
+        if self.events is not None:
+            self.events.append(record)
 
     def _observe(self) -> None:
         assert self.monitor is not None
@@ -316,7 +309,7 @@ class _Keeper:
         onset = self.monitor.onset
         if step and onset.onset is None and not onset.suspicious:
             self.candidates.add(step, self.state.averaged, onset.best)
-        self.journal.append({"kind": "monitor", **observation.to_dict()})
+        self._record({"kind": "monitor", **observation.to_dict()})
 
     def _save(self) -> None:
         facts = {
@@ -328,23 +321,22 @@ class _Keeper:
         }
         save_state(self.state, self.folder / STATE, facts=facts)
 
-    def _open(self) -> None:
+    def _read(self) -> None:
         """Go on from the state in the folder, or start anew."""
+        files = (CONFIG, STATE, JOURNAL, WEIGHTS, BEST, SAMPLES, CANDIDATES, EVENTS, *_ASSESSMENT)
+        require_free(self.folder, CONFIG, files)
         path = self.folder / STATE
         if path.is_file():
-            self._require_same(read_header(path)["facts"].get("key", {}))
+            require_same(self.folder, self._key(), read_header(path)["facts"].get("key", {}))
             facts = load_state(path, self.state)
             self.window, self.seconds = list(facts["window"]), facts["seconds"]
             self.ending = facts["ending"]
             if self.monitor is not None:
                 self.monitor.load_state_dict(facts["monitor"])
-        elif (self.folder / CONFIG).is_file() and not (self.folder / JOURNAL).is_file():
-            raise ValueError(
-                f"out {str(self.folder)!r} holds a {CONFIG} of something else: choose another "
-                "folder."
-            )
-        start = self.state.step if path.is_file() else -1
-        self.journal = Journal(self.folder / JOURNAL, upto=start)
+            self.start = self.state.step
+
+    def _begin(self) -> None:
+        """Make the folder that of this run; the first file says whose it is."""
         write_json(
             self.folder / CONFIG,
             {
@@ -356,6 +348,9 @@ class _Keeper:
                 "provenance": provenance(seed=self.settings.training.seed),
             },
         )
+        self.journal = Journal(self.folder / JOURNAL, upto=self.start)
+        if self.settings.tensorboard:
+            self.events = Events(self.folder / EVENTS, upto=self.start)
 
     def _key(self) -> dict[str, Any]:
         """What must be equal for a run to go on: all but its length and what follows its end."""
@@ -363,7 +358,7 @@ class _Keeper:
         monitor = settings["monitor"]
         monitor["sampler"] = repr(self.settings.monitor.sampler)
         settings["monitor_every"] = self.settings.period
-        for name in ("time_limit", "save_every", "log_every"):
+        for name in ("time_limit", "save_every", "log_every", "tensorboard"):
             del settings[name]
         for name in ("confirm", "confirm_level"):
             del monitor[name]
@@ -376,16 +371,6 @@ class _Keeper:
         }
         plain: dict[str, Any] = json.loads(json.dumps(key))
         return plain
-
-    def _require_same(self, saved: Mapping[str, Any]) -> None:
-        ours, theirs = _flat(self._key()), _flat(saved)
-        for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                raise ValueError(
-                    f"out {str(self.folder)!r} holds a run with another {name} "
-                    f"({theirs.get(name)}, now {ours.get(name)}): choose another folder, or the "
-                    "options of that run."
-                )
 
     def _keep(self, progress: Progress) -> tuple[Choice, int]:
         """Write the weights that the run stands for, and the best ones; returns their steps."""
@@ -407,10 +392,24 @@ class _Keeper:
         save_weights(self.state.averaged, self.folder / WEIGHTS, facts={"step": self.state.step})
         return choice, self.state.step
 
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat.update(_flat(value, f"{path}.") if isinstance(value, Mapping) else {path: value})
-    return flat
+    def _share(self, choice: Choice, kept: int) -> tuple[Choice, int]:
+        """Tell the other ranks what the first one has seen and kept."""
+        if self.ranks.count == 1:
+            return choice, kept
+        known = {
+            "seconds": self.seconds,
+            "ending": self.ending,
+            "monitor": None if self.monitor is None else self.monitor.state_dict(),
+            "kept": kept,
+            "step": choice.step,
+            "confirmed": choice.confirmed,
+            "confirmations": [look.to_dict() for look in choice.confirmations],
+        }
+        found = json.loads(self.ranks.texts(json.dumps(known))[0])
+        if self.ranks.is_first:
+            return choice, kept
+        self.seconds, self.ending = found["seconds"], found["ending"]
+        if self.monitor is not None:
+            self.monitor.load_state_dict(found["monitor"])
+        looks = tuple(Observation.from_dict(look) for look in found["confirmations"])
+        return Choice(found["step"], found["confirmed"], looks), found["kept"]
