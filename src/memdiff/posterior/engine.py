@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from memdiff.posterior.certified import CertifiedPosterior
 from memdiff.posterior.dense import dense
 from memdiff.posterior.direct import direct, exact_logits
+from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, TensorPoints, blocks
 from memdiff.posterior.prior import LogPrior, Prior
@@ -22,6 +25,8 @@ __all__ = ["PosteriorEngine"]
 _DIRECT_COORDINATES = 4096
 # A gathered float64 distance costs about this many dot products of the screening matrix product.
 _GATHER_COST = 100
+# Below these sizes a tolerance saves nothing.
+_PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
 
 _DENSE, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(4)
 
@@ -55,6 +60,11 @@ class PosteriorEngine:
         self.log_prior = uniform if log_prior is None else log_prior.to(torch.float64)
         # Largest logit error of the dense route, and mass that screening may leave out.
         single = self.dtype == torch.float32
+        # Where there is enough to save, what a tolerance lets be left out.
+        self._certified: CertifiedPosterior | None = None
+        if self.num >= _PRUNED_POINTS and self.dim >= _PRUNED_DIMENSIONS:
+            arguments = (self.points, self.log_prior, _coordinate_route, memory_limit)
+            self._certified = CertifiedPosterior(*arguments)
         self.tolerance, self.dropped_mass = (2e-6, 1e-9) if single else (1e-13, 1e-16)
 
     @property
@@ -71,6 +81,8 @@ class PosteriorEngine:
         log_prior: LogPrior | None = None,
         log_prior_bound: float = 0.0,
         exclude: Tensor | None = None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
     ) -> PartialPosterior:
         r"""Sums over all points.
 
@@ -87,6 +99,9 @@ class PosteriorEngine:
                 rounding errors.
             exclude: Index of a point to leave out for each query, int64, shape ``(B,)``; -1 for
                 none.
+            tolerance: Mass that may be left out, relative to that kept; ``sum_error`` includes
+                it. 0 leaves nothing out.
+            trajectory: What is remembered of a batch of queries that moves; used with a tolerance.
 
         Returns:
             The sums, with ``top_logit`` the largest true logit.
@@ -96,9 +111,21 @@ class PosteriorEngine:
         """
         x, scale, sigma = _double(x, scale, sigma)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
+        certified = self._certified if tolerance > 0.0 else None
+        members = None
+        if certified is not None and trajectory is not None:
+            members = trajectory.members(len(x), self.dim, x.device)
         for rows in self._query_chunks(len(x)):
             prior = Prior(self.log_prior, log_prior, exclude, rows, log_prior_bound)
-            result.put(rows, self._chunk(x[rows], scale[rows], sigma[rows], prior))
+            arguments = (x[rows], scale[rows], sigma[rows], prior)
+            if certified is None:
+                part = self._chunk(*arguments)
+            elif members is None:
+                part = certified(self._chunk, *arguments, tolerance)
+            else:
+                some = members[rows]
+                part = certified(self._chunk, *arguments, tolerance, trajectory, some)
+            result.put(rows, part)
         if bool((result.top_index < 0).any()):
             query = int((result.top_index < 0).nonzero()[0])
             raise ValueError(
@@ -216,6 +243,13 @@ class PosteriorEngine:
         width = 8 * max(4 * min(BLOCK, self.num), 4 * self.dim)
         size = max(1, self.memory_limit // width)
         return list(torch.arange(num, device=self.points.device).split(size)) if num else []
+
+
+def _coordinate_route(
+    coordinates: Tensor, log_prior: Tensor, memory_limit: int
+) -> Callable[[Tensor, Tensor, Tensor, Prior], PartialPosterior]:
+    """The routes through all points, in coordinates ``(N, K)`` of theirs."""
+    return PosteriorEngine(coordinates, log_prior, memory_limit=memory_limit)._chunk
 
 
 def _double(x: Tensor, scale: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from memdiff.neighbors import duplicate_groups
+
 __all__ = ["Points", "TensorPoints", "blocks"]
 
 
@@ -39,6 +41,9 @@ class Points(Protocol):
 
     def gather(self, index: Tensor) -> Tensor:
         """Points at ``index`` of any shape ``I``, float64 with shape ``(*I, d)``."""
+
+    def duplicates(self) -> Tensor:
+        """Group of identical points that each point is in, numbered by first points, ``(N,)``."""
 
 
 class TensorPoints:
@@ -75,6 +80,10 @@ class TensorPoints:
     def gather(self, index: Tensor) -> Tensor:
         """Points at ``index`` of any shape ``I``, float64 with shape ``(*I, d)``."""
         return self.tensor[index].to(torch.float64)
+
+    def duplicates(self) -> Tensor:
+        """Group of identical points that each point is in, numbered by first points, ``(N,)``."""
+        return duplicate_groups(self.tensor).labels
 
 
 def blocks(num: int, size: int) -> list[slice]:

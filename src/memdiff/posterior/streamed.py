@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memdiff.neighbors import duplicate_groups
 from memdiff.sources import Rows
 
 __all__ = ["StreamedPoints"]
@@ -78,3 +79,7 @@ class StreamedPoints:
             held = torch.empty(size, self.dim, dtype=dtype, device=self.device)
             self._buffers[dtype] = held
         return held[:size]
+
+    def duplicates(self) -> Tensor:
+        """Group of identical points that each point is in, numbered by first points, ``(N,)``."""
+        return duplicate_groups(self._rows).labels

@@ -1,0 +1,395 @@
+r"""Which training points can matter to a query, with a certificate of what the others carry.
+
+The split bound of :mod:`~memdiff.posterior.splitting` gives an upper bound of every logit from
+one matrix product in ``K + 3`` dimensions. A point is kept where it reaches
+:math:`T - \log(N / \epsilon)`, with ``T`` the exact logit of one point that is near, so that what
+is left out carries less than :math:`\epsilon` of the mass; of the points that are kept, those
+with the smallest bounds are left out too, as long as the sum of the bounds allows it. That sum
+over all that was left out, relative to :math:`e^T`, is the certificate.
+
+One pass suffices where a near point is known, as it is along a trajectory; else a first pass
+finds one. Only the maxima over groups of columns are looked at in full.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memdiff.posterior.merging import MergedPoints
+from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
+from memdiff.posterior.points import Points
+from memdiff.posterior.prior import Prior
+from memdiff.posterior.rounding import rounding_factor, unit_roundoff
+from memdiff.posterior.splitting import SplitCoordinates
+
+__all__ = ["Kept", "Pruner"]
+
+_BLOCK, _COLUMNS = 2048, 64
+# Blocks after which the count of the rest is foreseen.
+_LOOK = 4
+# Stands for -inf in products, where infinity times zero is not a number.
+_FAR = 1e30
+
+
+@dataclass
+class Kept:
+    """What a screen keeps for ``B`` queries.
+
+    Attributes:
+        queries: Query of each pair that is kept, int64 ``(M,)``, ascending.
+        groups: Group of points of each pair, ``(M,)``.
+        counts: Groups kept for each query, ``(B,)``.
+        dropped: Certified bound of the mass left out, relative to that kept, ``(B,)``.
+        gap: How far the logits of all groups but the best lie below it, at least; ``(B,)``.
+        best: The group of largest bound, ``(B,)``.
+        crowded: Queries that too many points matter to; nothing is kept for them. ``(B,)``.
+    """
+
+    queries: Tensor
+    groups: Tensor
+    counts: Tensor
+    dropped: Tensor
+    gap: Tensor
+    best: Tensor
+    crowded: Tensor
+
+    def restrict(self, limit: Tensor) -> None:
+        """Count queries with more pairs than ``limit`` ``(B,)`` as crowded too, in place."""
+        self.crowded = self.crowded | (self.counts > limit)
+        keep = ~self.crowded[self.queries]
+        self.queries, self.groups = self.queries[keep], self.groups[keep]
+        self.counts = torch.where(self.crowded, 0, self.counts)
+
+
+class Pruner:
+    """Screens the points by their split coordinates and sums over what is kept.
+
+    Args:
+        points: The training points.
+        merged: Their groups of identical points.
+        split: Split coordinates of the representatives.
+        memory_limit: Bound in bytes of temporary memory.
+    """
+
+    def __init__(
+        self, points: Points, merged: MergedPoints, split: SplitCoordinates, memory_limit: int
+    ) -> None:
+        self.points, self.merged, self.split = points, merged, split
+        self.memory_limit = memory_limit
+        num, width = split.coordinates.shape
+        self.num = num
+        padded = -(-num // _BLOCK) * _BLOCK
+        self._table = split.coordinates.new_zeros(padded, width + 2)
+        self._table[:num, :width] = split.coordinates
+        self._table[:num, width] = -split.half_norm
+        self._table[num:, width] = -_FAR
+        self._table[:num, width + 1] = merged.terms.mass
+        self._order = _scattered(padded // _BLOCK)
+        self._prior_size = float(merged.terms.mass.abs().max())
+
+    def values(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, groups: Tensor
+    ) -> Tensor:
+        r""":math:`\sigma^2` times the exact logit of one group a query, up to a constant."""
+        representative = self.merged.representative[groups]
+        difference = scale[:, None] * self.points.gather(representative) - x
+        mass = self.merged.terms_of(_range(x), groups, prior).mass
+        constant = _square(x - scale[:, None] * self.split.centre)
+        return sigma**2 * mass + 0.5 * (constant - _square(difference))
+
+    def screen(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+        *,
+        limit: Tensor,
+        near: Tensor | None = None,
+    ) -> Kept:
+        r"""Keep what carries all but ``tolerance`` of the mass.
+
+        Args:
+            x: Queries, float64 ``(B, d)``.
+            scale: :math:`m`, ``(B,)``.
+            sigma: :math:`\sigma`, ``(B,)``, positive.
+            prior: Their prior.
+            tolerance: Mass that may be left out, relative to that kept.
+            limit: Pairs a query beyond which it counts as crowded, ``(B,)``.
+            near: A group near each query, ``(B,)``, -1 where none is known.
+        """
+        query, slack = self._operand(x, scale, sigma, prior)
+        near = torch.full_like(limit, -1) if near is None else near
+        reached = self._reached(x, scale, sigma, prior, near)
+        unknown = (reached == -math.inf).nonzero()[:, 0]
+        if len(unknown):
+            found = self._nearest(query[unknown], sigma[unknown], prior.take(unknown))
+            near = near.index_copy(0, unknown, found)
+            some = (x[unknown], scale[unknown], sigma[unknown], prior.take(unknown))
+            reached = reached.index_copy(0, unknown, self._reached(*some, found))
+        cut = math.log(self.num / tolerance)
+        bar = _below(reached - slack - cut * sigma**2)
+        bar = torch.where(reached == -math.inf, math.inf, bar)
+        kept = self._pass(query, sigma, prior, bar, reached - slack, limit)
+        queries, groups, found, dropped, beneath, crowded = kept
+        best = _best(queries, groups, found, near)
+        better = ((best != near) & ~crowded).nonzero()[:, 0]
+        some = (x[better], scale[better], sigma[better], prior.take(better))
+        raised = torch.maximum(reached[better], self._reached(*some, best[better]))
+        dropped[better] *= ((reached[better] - raised) / sigma[better] ** 2).exp()
+        reached = reached.index_copy(0, better, raised)
+        # The weights of what was kept, bounded from above and relative to one exact weight.
+        excess = (found.to(torch.float64) + slack[queries] - reached[queries]) / (
+            sigma[queries] ** 2
+        )
+        order = excess.argsort()
+        order = order[queries[order].argsort(stable=True)]
+        queries, groups, found, excess = (part[order] for part in (queries, groups, found, excess))
+        counts = torch.bincount(queries, minlength=len(x))
+        running = excess.clamp(max=0.0).exp().clamp(max=2 * tolerance).cumsum(0)
+        before = torch.nn.functional.pad(running, (1, 0))[counts.cumsum(0) - counts]
+        left_out = running - before[queries] + dropped[queries]
+        keep = left_out > tolerance
+        dropped = dropped.scatter_reduce(
+            0, queries[~keep], left_out[~keep], "amax", include_self=True
+        )
+        beneath = beneath.scatter_reduce(
+            0, queries[~keep], found[~keep].to(torch.float64), "amax", include_self=True
+        )
+        queries, groups = queries[keep], groups[keep]
+        return Kept(
+            queries=queries,
+            groups=groups,
+            counts=torch.bincount(queries, minlength=len(x)),
+            dropped=dropped,
+            gap=(reached - slack - beneath) / sigma**2,
+            best=best,
+            crowded=crowded | (reached == -math.inf),
+        )
+
+    def _reached(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, near: Tensor
+    ) -> Tensor:
+        values = self.values(x, scale, sigma, prior, near.clamp_min(0))
+        return torch.where(near >= 0, values, -math.inf)
+
+    def _operand(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior
+    ) -> tuple[Tensor, Tensor]:
+        """Left factor of the product, and the bound of the rounding of its values."""
+        centred = x - scale[:, None] * self.split.centre
+        projected, residual = self.split.project(centred)
+        columns = [
+            scale[:, None] * projected,
+            (scale * residual)[:, None],
+            (scale**2)[:, None],
+            (sigma**2)[:, None],
+        ]
+        radius, length = self.split.radius, centred.norm(dim=1)
+        roundoff = unit_roundoff(torch.float32)
+        factor = (rounding_factor(self._table.shape[1]) + 8.0) * roundoff
+        slack = factor * scale * radius * (length + scale * radius)
+        slack += sigma**2 * 8.0 * roundoff * (self._prior_size + prior.bound)
+        return torch.cat(columns, 1).to(torch.float32), slack
+
+    def _product(
+        self, query: Tensor, sigma: Tensor, prior: Prior, first: int, buffer: Tensor
+    ) -> Tensor:
+        """Bounds of one block of groups, ``(B, _BLOCK)``."""
+        values = torch.mm(query, self._table[first : first + _BLOCK].T, out=buffer)
+        last = min(first + _BLOCK, self.num)
+        if prior.extra is not None:
+            members = self.merged.representative[first:last][None]
+            terms = prior.extra(prior.rows, members)
+            terms = torch.where(self.merged.single[None, first:last], terms, prior.bound)
+            terms = (sigma**2)[:, None] * terms.clamp_min(-_FAR)
+            terms = torch.where(terms < -1e-3 * _FAR, -_FAR, terms)
+            values[:, : last - first] += terms.to(values.dtype)
+        if prior.exclude is not None:
+            own = torch.where(
+                prior.exclude >= 0, self.merged.group[prior.exclude.clamp_min(0)], -1
+            )
+            rows = ((own >= first) & (own < last)).nonzero()[:, 0]
+            rows = rows[self.merged.single[own[rows]]]
+            values[rows, own[rows] - first] = -_FAR
+        return values
+
+    def _nearest(self, query: Tensor, sigma: Tensor, prior: Prior) -> Tensor:
+        """The group of the largest bound of each query."""
+        top = query.new_full((len(query),), -math.inf)
+        found = torch.full((len(query),), -1, device=query.device)
+        buffer = query.new_empty(len(query), _BLOCK)
+        for first in range(0, self.num, _BLOCK):
+            values = self._product(query, sigma, prior, first, buffer)
+            block_top = values.amax(1)
+            better = (block_top > top).nonzero()[:, 0]
+            found[better] = values[better].argmax(1) + first
+            top = torch.maximum(top, block_top)
+        return torch.where(top > -1e-3 * _FAR, found, -1)
+
+    def _pass(
+        self,
+        query: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        bar: Tensor,
+        reached: Tensor,
+        limit: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Pairs at or above the bar; mass and largest value of what lies below; crowded ones.
+
+        Blocks come in scattered order, so that the first ones tell which queries are crowded;
+        these are not followed further.
+        """
+        counts = torch.zeros_like(limit)
+        dropped = torch.zeros_like(sigma)
+        beneath = torch.full_like(sigma, -math.inf)
+        crowded = torch.zeros_like(limit, dtype=torch.bool)
+        live = torch.arange(len(query), device=query.device)
+        depth = _BLOCK // _COLUMNS
+        buffer = query.new_empty(len(query), _BLOCK)
+        pairs = [(live[:0], live[:0], query[:0, 0])]
+        for done, place in enumerate(self._order, start=1):
+            first = place * _BLOCK
+            if 2 * int(crowded[live].sum()) >= len(live):
+                going = (~crowded[live]).nonzero()[:, 0]
+                live, query, prior = live[going], query[going], prior.take(going)
+                buffer = buffer[: len(live)]
+            if not len(live):
+                break
+            variance, zero = sigma[live, None] ** 2, reached[live, None]
+            values = self._product(query, sigma[live], prior, first, buffer)
+            stacked = values.view(-1, depth, _COLUMNS)
+            tops = stacked.amax(1)
+            hit = tops >= torch.where(crowded[live], math.inf, bar[live])[:, None]
+            rows, columns = hit.nonzero(as_tuple=True)
+            below = tops.to(torch.float64).masked_fill(hit, -math.inf)
+            beneath[live] = torch.maximum(beneath[live], below.amax(1))
+            weights = ((below - zero) / variance).clamp(10 * LOGIT_FLOOR, 1.0).exp()
+            dropped[live] += depth * weights.sum(1)
+            inside = stacked[rows, :, columns]
+            chosen = inside >= bar[live[rows], None]
+            some, level = chosen.nonzero(as_tuple=True)
+            queries = live[rows[some]]
+            pairs.append((queries, first + level * _COLUMNS + columns[some], inside[some, level]))
+            rest = inside.to(torch.float64).masked_fill(chosen, -math.inf)
+            weights = ((rest - zero[rows]) / variance[rows]).clamp(10 * LOGIT_FLOOR, 1.0).exp()
+            dropped = dropped.index_add(0, live[rows], weights.sum(1))
+            beneath = beneath.scatter_reduce(0, live[rows], rest.amax(1), "amax")
+            counts += torch.bincount(queries, minlength=len(counts))
+            crowded |= counts > limit
+            if done >= _LOOK:
+                crowded |= counts > 1.5 * limit * done / len(self._order) + 32
+        queries, groups, found = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        keep = ~crowded[queries]
+        queries, groups, found = queries[keep], groups[keep], found[keep]
+        order = queries.argsort(stable=True)
+        return queries[order], groups[order], found[order], dropped, beneath, crowded
+
+    def sums(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        queries: Tensor,
+        groups: Tensor,
+        dropped: Tensor,
+    ) -> PartialPosterior:
+        r"""Sums over pairs (query, group), distances by direct differences in float64.
+
+        Args:
+            x: Queries, float64 ``(B, d)``.
+            scale: :math:`m`, ``(B,)``.
+            sigma: :math:`\sigma`, ``(B,)``.
+            prior: Their prior.
+            queries: Query of each pair, ascending; every query has one at least.
+            groups: Group of each pair.
+            dropped: Mass left out relative to that kept, ``(B,)``.
+        """
+        counts = torch.bincount(queries, minlength=len(x))
+        starts = counts.cumsum(0) - counts
+        result = PartialPosterior.empty(len(x), x.shape[1], x.device)
+        bucket = counts.clamp_min(1).log2().ceil()
+        for size in bucket.unique():
+            same = (bucket == size).nonzero()[:, 0]
+            width = int(counts[same].max())
+            height = max(1, self.memory_limit // (40 * x.shape[1] * width))
+            for rows in same.split(height):
+                position = torch.arange(width, device=x.device)[None]
+                real = position < counts[rows, None]
+                source = (starts[rows, None] + position).clamp_max(len(groups) - 1)
+                candidates = torch.where(real, groups[source], -1)
+                arguments = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+                result.put(rows, self._padded_sums(*arguments, candidates))
+        reach = result.top_logit.abs() + math.log(len(self.merged.group)) + 40.0
+        double = unit_roundoff(torch.float64)
+        result.logit_error = double * (x.shape[1] + 8) * reach
+        length = x.norm(dim=1) + scale * (self.split.radius + self.split.centre.norm())
+        result.sum_error = rounding_factor(int(counts.max())) * double * length
+        result.sum_error = result.sum_error + 2.0 * dropped * scale * self.split.radius
+        return result
+
+    def _padded_sums(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, candidates: Tensor
+    ) -> PartialPosterior:
+        width = candidates.shape[1]
+        groups = candidates.clamp_min(0)
+        difference = self.points.gather(self.merged.representative[groups])
+        difference = difference.mul_(scale[:, None, None]).sub_(x[:, None])
+        base = -torch.linalg.vecdot(difference, difference) / (2 * sigma[:, None] ** 2)
+        pair = _range(x).repeat_interleave(width)
+        terms = self.merged.terms_of(pair, groups.flatten(), prior)
+        real = candidates >= 0
+        mass = torch.where(real, terms.mass.view_as(base), -math.inf)
+        heaviest = torch.where(real, base + terms.top.view_as(base), -math.inf)
+        top = heaviest.amax(1)
+        shift = torch.where(top == -math.inf, 0.0, top)[:, None]
+        moved = (base + mass - shift).clamp_min(10 * LOGIT_FLOOR)
+        weights = torch.where(mass == -math.inf, 0.0, moved.exp())
+        last = torch.iinfo(torch.int64).max
+        tied = (heaviest == top[:, None]) & real & (mass > -math.inf)
+        index = torch.where(tied, terms.index.view_as(groups), last).amin(1)
+        return PartialPosterior(
+            top_logit=top,
+            top_index=torch.where(index == last, -1, index),
+            total=weights.sum(1),
+            residual_sum=torch.bmm(weights[:, None], difference)[:, 0],
+            entropy_sum=(weights * (moved - terms.entropy.view_as(base))).sum(1),
+            logit_error=torch.zeros_like(top),
+            sum_error=torch.zeros_like(top),
+        )
+
+
+def _scattered(num: int) -> list[int]:
+    """All of ``0 .. num - 1`` such that the first few are spread over the whole."""
+    step = max(1, round(num * 0.618))
+    while math.gcd(step, num) > 1:
+        step += 1
+    return [(place * step) % num for place in range(num)]
+
+
+def _range(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
+
+
+def _square(difference: Tensor) -> Tensor:
+    return torch.linalg.vecdot(difference, difference)
+
+
+def _below(value: Tensor) -> Tensor:
+    """In float32, rounded down."""
+    single = value.to(torch.float32)
+    return torch.nextafter(single, torch.full_like(single, -math.inf))
+
+
+def _best(queries: Tensor, groups: Tensor, found: Tensor, near: Tensor) -> Tensor:
+    """The group of the largest value of each query; ``near`` for a query without pairs."""
+    top = found.new_full((len(near),), -math.inf).scatter_reduce(0, queries, found, "amax")
+    winners = found == top[queries]
+    return near.index_copy(0, queries[winners], groups[winners])
