@@ -64,6 +64,9 @@ class Ranks:
         self._watch: _Watch | None = None
         self._store: Any = None
 
+    def __deepcopy__(self, memo: object) -> Ranks:
+        return self  # a connection, not data: a copied score goes on with the same ranks
+
     @property
     def is_first(self) -> bool:
         """Whether this is the rank that prints and writes."""

@@ -337,6 +337,7 @@ class _Remembered(EmpiricalScore):
         self.register_buffer("log_prior", score.log_prior)
         self.conditions = score.conditions
         self.memory_limit = score.memory_limit
+        self.ranks = score.ranks
         self._engine = score.engine
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior import PartialPosterior, Posterior, PosteriorEngine
+from memdiff.posterior.sharded import Engine, ShardedEngine
 from memdiff.posterior.streamed import StreamedPoints
 from memdiff.processes import ForwardProcess
+from memdiff.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.conditions import Conditions, ConditionTerms
 from memdiff.sources import RowData, Rows
@@ -61,6 +63,10 @@ class EmpiricalScore(Score):
         condition_bandwidth: Kernel width :math:`h` for vector conditions, in their units; 0 asks
             for equality.
         memory_limit: Bound in bytes of the temporary memory of one evaluation.
+        ranks: Processes that share the training points: each makes the same score of the same
+            data and evaluates it at the same points, on its part of the data alone (of data on
+            disk an evaluation reads no more); each gets the whole result. By default this process
+            does it all.
 
     Raises:
         ValueError: If the data are empty or not finite, or if shapes do not match.
@@ -84,6 +90,7 @@ class EmpiricalScore(Score):
         conditions: Tensor | None = None,
         condition_bandwidth: float = 0.0,
         memory_limit: int = 2**26,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(process)
         data = _training_data(data)
@@ -95,7 +102,8 @@ class EmpiricalScore(Score):
             else Conditions(conditions, len(data), condition_bandwidth).to(data.device)
         )
         self.memory_limit = memory_limit
-        self._engine: PosteriorEngine | None = None
+        self.ranks = Ranks() if ranks is None else ranks
+        self._engine: Engine | None = None
 
     def _hold(self, data: Tensor | Rows) -> None:
         """Keep the data: as a buffer where they are in memory."""
@@ -134,15 +142,36 @@ class EmpiricalScore(Score):
         return self.source.shape[1:]
 
     @property
-    def engine(self) -> PosteriorEngine:
+    def engine(self) -> Engine:
         """The posterior over the flattened training points, built at first use."""
         if self._engine is None:
-            if self._rows is not None:
-                flat: Tensor | StreamedPoints = StreamedPoints(self._rows)
-            else:
-                flat = self.data.reshape(len(self.data), -1)
-            self._engine = PosteriorEngine(flat, self.log_prior, memory_limit=self.memory_limit)
+            self._engine = (
+                self._engine_over(range(self.num_points))
+                if self.ranks.count == 1
+                else self._sharded_engine()
+            )
         return self._engine
+
+    def _engine_over(self, part: range) -> PosteriorEngine:
+        some = slice(part.start, part.stop)
+        if self._rows is not None:
+            whole = len(part) == self.num_points
+            rows = self._rows if whole else self._rows.select(torch.arange(part.start, part.stop))
+            points: Tensor | StreamedPoints = StreamedPoints(rows)
+        else:
+            points = self.data[some].reshape(len(part), -1)
+        return PosteriorEngine(points, self.log_prior[some], memory_limit=self.memory_limit)
+
+    def _sharded_engine(self) -> ShardedEngine:
+        part = self.ranks.part(self.num_points)
+        return ShardedEngine(
+            self._engine_over(part) if len(part) else None,
+            part,
+            self.num_points,
+            self.shape.numel(),
+            self.ranks,
+            device=self.source.device,
+        )
 
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         """The score, of the shape and dtype of ``x``; infinite or NaN at sigma = 0."""

@@ -27,13 +27,28 @@ class Storage(Protocol):
         """Whether reading goes to files."""
 
     @property
+    def sequential(self) -> bool:
+        """Whether neighbouring rows lie next to each other, so that reading ahead pays."""
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape ``S`` of one row."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type as it is stored."""
 
     def __len__(self) -> int: ...
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop``, ``(stop - start, *S)``."""
+
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out``, contiguous ``(n, *S)``, with rows from ``start`` on."""
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at ``index`` ``(n,)``, with shape ``(n, *S)``."""
@@ -54,6 +69,7 @@ class Shards:
         if not shards:
             raise ValueError(f"{name} must hold at least one row, got no shards.")
         self._shards = [_checked(shard, name) for shard in shards]
+        self.sequential = True
         first = self._shards[0]
         self.row_shape = tuple(first.shape[1:])
         self.dtype = _torch_dtype(first, name)
@@ -173,13 +189,30 @@ class Selection:
         if isinstance(storage, Selection):
             self._storage, self._index = storage._storage, storage._index[index]
         self.on_disk, self.row_bytes = storage.on_disk, storage.row_bytes
+        self.row_shape, self.dtype = storage.row_shape, storage.dtype
+        together = bool((self._index.diff() == 1).all())
+        self._start = int(self._index[0]) if together else None
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the rows lie in the storage as they do here, one after the other."""
+        return self._start is not None and self._storage.sequential
 
     def __len__(self) -> int:
         return len(self._index)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of the selection."""
+        if self._start is not None:
+            return self._storage.read(self._start + start, self._start + stop)
         return self._storage.gather(self._index[start:stop])
+
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out`` with rows of the selection from ``start`` on."""
+        if self._start is None:
+            out.copy_(self.read(start, start + len(out)))
+        else:
+            self._storage.read_into(self._start + start, out)
 
     def gather(self, index: Tensor) -> Tensor:
         """The rows at ``index`` of the selection."""
