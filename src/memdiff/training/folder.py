@@ -39,16 +39,22 @@ def require_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any
         theirs: The same of the run in the folder.
 
     Raises:
-        ValueError: If they differ. It names the first option that does, and data only where all
-            options agree.
+        ValueError: If they differ. It names an option that does; data only where all options
+            agree, since the seed decides which points are held out; never what follows from data.
     """
     mine, other = _flat(ours), _flat(theirs)
-    for name in sorted(mine.keys() | other.keys(), key=lambda n: (n.startswith("data."), n)):
+    for name in sorted(mine.keys() | other.keys(), key=lambda name: (_depends(name), name)):
         if mine.get(name) != other.get(name):
             raise ValueError(
                 f"out {str(folder)!r} holds a run with another {name} ({other.get(name)}, now "
                 f"{mine.get(name)}): choose another folder, or the options of that run."
             )
+
+
+def _depends(name: str) -> int:
+    if name in ("model.shape", "model.sigma_data"):
+        return 2
+    return 1 if name.startswith("data.") else 0
 
 
 def _describes_a_run(path: Path) -> bool:
