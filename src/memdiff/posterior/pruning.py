@@ -207,8 +207,7 @@ class Pruner:
             members = self.merged.representative[first:last][None]
             terms = prior.extra(prior.rows, members)
             terms = torch.where(self.merged.single[None, first:last], terms, prior.bound)
-            terms = (sigma**2)[:, None] * terms.clamp_min(-_FAR)
-            terms = torch.where(terms < -1e-3 * _FAR, -_FAR, terms)
+            terms = torch.where(terms == -math.inf, -_FAR, (sigma**2)[:, None] * terms)
             values[:, : last - first] += terms.to(values.dtype)
         if prior.exclude is not None:
             own = torch.where(
