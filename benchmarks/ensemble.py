@@ -12,7 +12,7 @@ from memdiff.training.ensemble import BLOCK, Ensemble, Member, draw_noise
 
 __all__ = ["run"]
 
-STEPS = {"small": 100, "full": 1000}
+STEPS = {"small": 100, "full": 300}
 CASES = ((256, 1), (256, 4), (256, 8), (256, 20), (64, 8), (16, 20))
 """Width and number of members."""
 

@@ -36,7 +36,7 @@ DENSITIES = {
     "full": ((256, 20000, 32, 0.3), (256, 20000, 2, 0.1)),
 }
 # (queries, points, features) of the search for 3 neighbours.
-SEARCHES = {"small": ((1000, 8000, 512),), "full": ((5000, 50000, 512),)}
+SEARCHES = {"small": ((1000, 8000, 512),), "full": ((2000, 50000, 512),)}
 NEIGHBORS = 3
 # Inner products that a slow peer may be asked for, at most.
 WORK = 2_000_000
