@@ -254,3 +254,17 @@ def test_a_fork_while_a_span_is_on_its_way() -> None:
         os._exit(0 if ahead(4, 8).tolist() == [4, 5, 6, 7] else 1)
     go_on.set()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_part_of_a_file_is_read_ahead_too(tmp_path: Path) -> None:
+    x = _points()
+    part = _shards(x, tmp_path).select(torch.arange(20, 90))
+    part.read(0, 10)
+    assert part._ahead is not None and torch.equal(part.tensor(), x[20:90])
+    inner = part.select(torch.arange(5, 50))
+    assert torch.equal(inner.tensor(), x[25:70]) and inner._ahead is not None
+    scattered = part.select(torch.tensor([5, 7, 8]))
+    assert torch.equal(scattered.tensor(), x[[25, 27, 28]]) and scattered._ahead is None
+    out = torch.empty(2, 8)
+    scattered.read_into(1, out)
+    assert torch.equal(out, x[[27, 28]].flatten(1))

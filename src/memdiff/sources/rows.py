@@ -208,7 +208,7 @@ class Rows:
 
     def _reader(self) -> ReadAhead | None:
         storage = self._storage
-        if self._ahead is None and storage.on_disk and isinstance(storage, Shards):
+        if self._ahead is None and storage.on_disk and storage.sequential:
             span = max(1, SPAN_BYTES // self._row_bytes)
             span = 1 << (span.bit_length() - 1)  # blocks of powers of two do not straddle spans
             shape = (min(span, len(self)), *storage.row_shape)
