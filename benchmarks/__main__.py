@@ -20,10 +20,11 @@ from benchmarks.table import Table, markdown, measure, merge
 TABLES: dict[str, Table] = {
     "posterior": Table(
         "benchmarks.posterior",
-        "One evaluation of the exact score. Floor: both matrix products, `B x d x N` and "
-        "`B x N x d`. `candidates`: training points that can carry more than 1e-5 of the weight. "
-        "`target`: 1.15; 0.25 where at most 32 candidates let the others be left out; 1.1 times "
-        "SDPA in up to 32 dimensions.",
+        "One evaluation of the exact score, with nothing left out (`memdiff`) and with a mass of "
+        "1e-5 (`tolerance 1e-5`). Floor: both matrix products, `B x d x N` and `B x N x d`. "
+        "`candidates`: training points that can carry more than 1e-5 of the weight. `target`: "
+        "1.15; 0.25 with the tolerance where there are at most 32 candidates; 1.1 times SDPA in "
+        "up to 32 dimensions.",
     ),
     "neighbors": Table(
         "benchmarks.neighbors",

@@ -13,6 +13,7 @@ from memdiff.report.figures import (
     GREY,
     ORANGE,
     PURPLE,
+    VERMILION,
     Curve,
     curve_plot,
     figure_png,
@@ -28,11 +29,12 @@ Rows = Sequence[dict[str, Any]]
 COLORS = {
     "memdiff": BLUE,
     "one-shot softmax": ORANGE,
+    "memdiff, tolerance 1e-5": VERMILION,
     "SDPA with bias": GREEN,
     "floor": GREY,
     "paper's loop": PURPLE,
 }
-LABELS = {"floor": "floor: the bare matrix products", "memdiff": "memdiff (exact, certified)"}
+LABELS = {"floor": "floor: the bare matrix products", "memdiff": "memdiff, nothing left out"}
 KEYS = {"N": "points", "d": "dimension", "sigma": "sigma", "memory": "points"}
 
 

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-__all__ = ["best_time", "interleaved", "product", "two_products"]
-
-
-def best_time(call: Callable[[], object], repeats: int) -> float:
-    """Shortest of several runs, in seconds, after one that warms up."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+__all__ = ["interleaved", "product", "two_products"]
 
 
 def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -75,4 +65,6 @@ def _fastest(a: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     def fused(a: Tensor, b: Tensor) -> Tensor:
         return torch.addmm(bias, a, b)
 
-    return min((plain, fused), key=lambda form: best_time(lambda: form(a, b), 3))
+    forms = {"plain": plain, "fused": fused}
+    seconds = interleaved({name: partial(form, a, b) for name, form in forms.items()}, 7)
+    return forms[min(seconds, key=lambda name: seconds[name])]

@@ -141,6 +141,7 @@ def _scores(queries: int, points: int, dimension: int, sigma: float, repeats: in
     calls: dict[str, Callable[[], object]] = {
         "floor": two_products(x, data),
         "memdiff": lambda: engine(x, ones, level),
+        "memdiff, tolerance 1e-5": lambda: engine(x, ones, level, tolerance=1e-5),
         "SDPA with bias": lambda: attention(x, data, sigma),
     }
     if queries * points * 4 < 2**28:

@@ -76,6 +76,7 @@ def _times(
     calls: dict[str, Callable[[], object]] = {
         "floor": two_products(x, data),
         "memdiff": lambda: engine(x, ones, level),
+        "memdiff, tolerance 1e-5": lambda: engine(x, ones, level, tolerance=1e-5),
         "SDPA with bias": lambda: attention(x, data, sigma),
         "one-shot softmax": lambda: one_shot(x, data, sigma),
         "paper's loop": lambda: paper_loop(x, some, sigma),
