@@ -22,6 +22,7 @@ from torch import Tensor
 from memdiff.data import Dataset, StreamedDataset, load, save_arrays, write_json
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.provenance import provenance
+from memdiff.ranks import Ranks
 from memdiff.samplers import (
     DDIM,
     RK45,
@@ -164,6 +165,7 @@ def generate(
     *,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Generated:
     """Draw samples of a regularised empirical score.
 
@@ -172,6 +174,9 @@ def generate(
         settings: What to do.
         device: Where to compute.
         progress: Receives (stage, done, total).
+        ranks: Processes that share the training points; each makes the same call, and gets the
+            samples, which are those of one process up to rounding. By default this process does
+            it all.
 
     Returns:
         The samples, on the CPU.
@@ -180,7 +185,7 @@ def generate(
         ValueError: If the settings do not fit the data (one point where a selection needs two, a
             strength out of range).
     """
-    model = _prepare(train, settings, device, progress)
+    model = _prepare(train, settings, device, progress, ranks)
     parts = [
         _sample_batch(model, settings, start, device, progress)
         for start in range(0, settings.num, settings.batch_size)
@@ -195,12 +200,14 @@ def generate_to_file(
     *,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Generated:
     """As :func:`generate`, into ``out`` (``.npz``, array ``x``) with the settings beside it.
 
     ``out`` with the suffix ``.json`` holds the settings, what they came to, the selection curve
     and the provenance. Finished batches are kept in ``out`` with the suffix ``.partial`` until
-    the end: the same call after an interruption goes on where it stopped.
+    the end: the same call after an interruption goes on where it stopped. Of several processes
+    the first one reads and writes.
 
     Raises:
         ValueError: If ``out`` does not end in ``.npz``, or as :func:`generate`.
@@ -212,17 +219,21 @@ def generate_to_file(
         raise ValueError(f"out {str(out)!r} is a folder: give the name of a .npz file in it.")
     partial = out.with_suffix(".partial")
     key = _key(train, settings)
-    model = _prepare(train, settings, device, progress)
+    ranks = Ranks() if ranks is None else ranks
+    model = _prepare(train, settings, device, progress, ranks)
     parts = []
     for start in range(0, settings.num, settings.batch_size):
         path = partial / f"{key}-{start}.npz"
-        if path.is_file():
-            parts.append(load(path, key="x").x)
+        kept = _kept_batch(path, settings, start, train, model.score.dtype, ranks)
+        if kept is not None:
+            parts.append(kept)
             continue
         parts.append(_sample_batch(model, settings, start, device, progress))
-        if settings.num > settings.batch_size:
+        if settings.num > settings.batch_size and ranks.is_first:
             save_arrays(path, x=parts[-1], encoding="free")
     result = _collect(train, settings, model, parts)
+    if not ranks.is_first:
+        return result
     save_arrays(out, x=result.x, encoding=train.encoding)
     write_json(
         out.with_suffix(".json"),
@@ -244,6 +255,23 @@ def generate_to_file(
     return result
 
 
+def _kept_batch(
+    path: Path,
+    settings: GenerationSettings,
+    start: int,
+    train: Dataset,
+    dtype: torch.dtype,
+    ranks: Ranks,
+) -> Tensor | None:
+    """A batch that an earlier run has finished, on every rank, or None on every rank."""
+    found = load(path, key="x").x if ranks.is_first and path.is_file() else None
+    if ranks.count == 1 or not int(ranks.broadcast(torch.tensor(int(found is not None)))):
+        return found
+    shape = (min(settings.batch_size, settings.num - start), *train.shape)
+    sent = torch.empty(shape, dtype=torch.float64) if found is None else found.to(torch.float64)
+    return ranks.broadcast(sent).to(dtype)
+
+
 def _key(train: Dataset, settings: GenerationSettings) -> str:
     """Names a run: batches of other settings or data must not be taken for its own."""
     text = json.dumps([asdict(settings), train.sha256], sort_keys=True)
@@ -255,10 +283,11 @@ def _prepare(
     settings: GenerationSettings,
     device: torch.device | str,
     progress: Progress | None,
+    ranks: Ranks | None,
 ) -> _Model:
     centred, centre, scale = _centred(train, device)
     process = _process(settings.process, scale)
-    empirical = EmpiricalScore(centred, process)
+    empirical = EmpiricalScore(centred, process, ranks=ranks)
     warnings = []
     spread = float(process.ratio(process.t_max)) / scale if scale > 0 else float("inf")
     if spread < 2:

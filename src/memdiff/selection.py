@@ -338,6 +338,8 @@ class _Remembered(EmpiricalScore):
         self.conditions = score.conditions
         self.memory_limit = score.memory_limit
         self.ranks = score.ranks
+        self.tolerance = score.tolerance
+        self._trajectory = None
         self._engine = score.engine
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None

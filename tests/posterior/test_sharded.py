@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memdiff.posterior import PosteriorEngine
+from memdiff.posterior import PosteriorEngine, Trajectory
 from memdiff.posterior.sharded import ShardedEngine
 
 FIELDS = ("top_logit", "top_index", "total", "residual_sum", "entropy_sum")
@@ -133,3 +133,31 @@ def test_no_point_left_on_any_rank_is_refused(in_ranks):
         in_ranks(
             2, lambda ranks: sharded(points, log_prior, ranks)(x, scale, sigma, log_prior=nobody)
         )
+
+
+def test_a_tolerance_and_what_is_remembered_reach_the_parts(in_ranks):
+    """Large enough for pruning on both ranks; every mean within its bound of the exact one."""
+    points = problem(4, 4400, 64, 1, torch.float32)[0]
+    log_prior = torch.full((4400,), -math.log(4400)).double()
+    generator = torch.Generator().manual_seed(5)
+    queries = points[:6].double() + 0.3 * torch.randn(6, 64, generator=generator).double()
+    scale = torch.ones(6).double()
+    whole = PosteriorEngine(points.double(), log_prior)
+
+    def run(ranks):
+        engine, remembered = sharded(points, log_prior, ranks), Trajectory()
+        kept = []
+        for sigma in (1.0, 0.5, 0.2, 0.1):
+            width = torch.full((6,), sigma).double()
+            found = engine(queries, scale, width, tolerance=1e-3, trajectory=remembered)
+            exact = whole(queries, scale, width)
+            mean = exact.residual_sum / exact.total[:, None]
+            error = (found.residual_sum / found.total[:, None] - mean).norm(dim=1)
+            reach = 2 * engine.radius * (2 * found.logit_error).expm1()
+            assert (error <= reach + found.sum_error + 1e-6).all()
+            kept.append(found.residual_sum)
+        assert any(level.pruned for level in remembered.ledger.levels())
+        return torch.stack(kept)
+
+    one, other = in_ranks(2, run)
+    assert torch.equal(one, other)

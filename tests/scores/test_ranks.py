@@ -108,13 +108,18 @@ def test_a_rank_reads_its_part_of_a_file_and_no_more(in_ranks, tmp_path):
 
     def run(ranks):
         score = EmpiricalScore(np.load(tmp_path / "x.npy", mmap_mode="r"), VP(), ranks=ranks)
-        storage, read = score.source.storage, score.source.storage.read
+        storage = score.source.storage
+        read, read_into = storage.read, storage.read_into
 
         def watched(start, stop):
             seen[ranks.rank].update(range(start, stop))
             return read(start, stop)
 
-        storage.read = watched
+        def watched_into(start, out):
+            seen[ranks.rank].update(range(start, start + len(out)))
+            read_into(start, out)
+
+        storage.read, storage.read_into = watched, watched_into
         return score.residual(x, 0.2)
 
     ranks_agree(in_ranks(2, run), EmpiricalScore(data, VP()).residual(x, 0.2), **TOLERANCE)

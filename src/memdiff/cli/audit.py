@@ -20,6 +20,7 @@ from memdiff.cli.data_options import (
 )
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.ranks import joined
 
 if TYPE_CHECKING:
     from memdiff.audit import AuditResult
@@ -147,11 +148,14 @@ def run(options: Namespace) -> int:
     device = resolve_device(options.device)
     sampler_settings = _read_settings(options.sampler_settings)
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    ranks = joined()
     sources = {"generated": options.generated, "train": options.train}
     if options.heldout is not None:
         sources["heldout"] = options.heldout
-    sets = load_sets(options, sources)
+    with ranks.one_fate():
+        if ranks.is_first:
+            out.mkdir(parents=True, exist_ok=True)
+        sets = load_sets(options, sources)
     with bar(options.quiet) as progress, _warnings_as_lines():
         result = audit(
             generated=sets["generated"],
@@ -162,10 +166,12 @@ def run(options: Namespace) -> int:
             device=device,
             sampler_settings=sampler_settings,
             progress=None if progress is None else _stages(progress),
+            ranks=ranks,
             **choices,
         )
-        result.to_json(out / "report.json")
-        result.to_html(out / "report.html")
+        if ranks.is_first:
+            result.to_json(out / "report.json")
+            result.to_html(out / "report.html")
     _print(result, out, as_json=options.json)
     if result.gate_failed:
         print(
@@ -184,6 +190,8 @@ def _self_check(options: Namespace) -> int:
     from memdiff.audit import self_check
     from memdiff.data import write_json
 
+    if not joined().is_first:
+        return 0  # one process starts its own workers
     with bar(options.quiet) as progress:
         result = self_check(
             preset=options.preset,

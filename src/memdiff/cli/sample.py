@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.ranks import joined
 
 __all__ = ["add_arguments", "run"]
 
@@ -84,18 +85,22 @@ def run(options: Namespace) -> int:
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    train = load(
-        options.train,
-        name="train",
-        limit=options.limit,
-        size=options.size,
-        mode=options.mode,
-        key=options.key,
-        stream_above=options.stream_above,
-    )
-    device = resolve_device(options.device)
+    ranks = joined()
+    with ranks.one_fate():
+        train = load(
+            options.train,
+            name="train",
+            limit=options.limit,
+            size=options.size,
+            mode=options.mode,
+            key=options.key,
+            stream_above=options.stream_above,
+        )
+        device = resolve_device(options.device)
     with bar(options.quiet) as progress:
-        result = generate_to_file(train, settings, options.out, device=device, progress=progress)
+        result = generate_to_file(
+            train, settings, options.out, device=device, progress=progress, ranks=ranks
+        )
     for warning in result.warnings:
         print(f"memdiff sample: warning: {warning}", file=sys.stderr)
     if settings.regularizer == "none":

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import LogPrior
@@ -40,6 +41,8 @@ class Engine(Protocol):
         log_prior: LogPrior | None = None,
         log_prior_bound: float = 0.0,
         exclude: Tensor | None = None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
     ) -> PartialPosterior:
         """Sums over all points."""
 
@@ -74,6 +77,7 @@ class LocalEngine(Engine, Protocol):
     dim: int
     log_prior: Tensor
     points: Points
+    dropped_mass: float
 
 
 class ShardedEngine:
@@ -111,14 +115,16 @@ class ShardedEngine:
                 f"got {len(points)}."
             )
         self.local, self.points, self.num, self.dim, self.ranks = local, points, total, dim, ranks
-        mine = torch.zeros(dim + 2, dtype=torch.float64, device=device)
+        mine = torch.zeros(dim + 3, dtype=torch.float64, device=device)
         if local is not None:
-            mine[:dim], mine[dim], mine[dim + 1] = local.points.centre, local.radius, local.num
+            mine[:dim] = local.points.centre
+            mine[dim:] = mine.new_tensor([local.radius, local.num, local.dropped_mass])
         parts = torch.stack(ranks.gather(mine))
-        centres, radii, counts = parts[:, :dim], parts[:, dim], parts[:, dim + 1]
+        centres, (radii, counts, dropped) = parts[:, :dim], parts[:, dim:].unbind(1)
         self.centre = (counts[:, None] * centres).sum(0) / counts.sum()
         reach = (centres - self.centre).norm(dim=1) + radii
         self.radius = float(reach[counts > 0].max())
+        self.dropped_mass = float(dropped.max())
 
     def __call__(
         self,
@@ -129,14 +135,26 @@ class ShardedEngine:
         log_prior: LogPrior | None = None,
         log_prior_bound: float = 0.0,
         exclude: Tensor | None = None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
     ) -> PartialPosterior:
         """Sums over the points of all ranks; arguments as of :class:`PosteriorEngine`.
+
+        A rank leaves out the ``tolerance`` of its own points' mass, and remembers in
+        ``trajectory`` what it certified of them.
 
         Raises:
             ValueError: If no point is left for a query.
         """
-        part = self._part(x, scale, sigma, log_prior, log_prior_bound, exclude)
-        return self._joined(part)
+        part = self._part(
+            x, scale, sigma, log_prior, log_prior_bound, exclude, tolerance, trajectory
+        )
+        whole = self._joined(part)
+        # A part says what leaving points out does to its own mean; their mass is also missing
+        # against the other parts.
+        missing = 2 * max(self.dropped_mass, tolerance) * self.radius
+        whole.sum_error = whole.sum_error + missing * scale
+        return whole
 
     def weights(
         self,
@@ -210,6 +228,8 @@ class ShardedEngine:
         log_prior: LogPrior | None,
         log_prior_bound: float,
         exclude: Tensor | None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
     ) -> PartialPosterior:
         """Sums over the points of this rank; empty for a query that none of them may answer."""
         part = PartialPosterior.empty(len(x), self.dim, x.device)
@@ -223,6 +243,8 @@ class ShardedEngine:
             log_prior=self._prior(log_prior, rows),
             log_prior_bound=log_prior_bound,
             exclude=self._exclusion(exclude, rows),
+            tolerance=tolerance,
+            trajectory=trajectory if len(rows) == len(x) else None,
         )
         found.top_index = found.top_index + self.points.start
         part.put(rows, found)

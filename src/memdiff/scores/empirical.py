@@ -195,7 +195,7 @@ class EmpiricalScore(Score):
 
     def along(self, trajectory: Trajectory) -> Self:
         """A view that leaves out what is negligible, and remembers what was for one batch."""
-        if not isinstance(self.engine, PosteriorEngine) or self.tolerance == 0.0:
+        if self.tolerance == 0.0:
             return self
         view = copy.copy(self)
         view._trajectory = trajectory
@@ -368,17 +368,6 @@ class _Evaluation:
     def partial(self, x: Tensor) -> PartialPosterior:
         flat = x.detach().reshape(len(x), -1)
         bound = 0.0 if self.terms is None else self.terms.bound
-        if isinstance(self.engine, PosteriorEngine):
-            return self.engine(
-                flat,
-                self.scale,
-                self.width,
-                log_prior=self.terms,
-                log_prior_bound=bound,
-                exclude=self.exclude,
-                tolerance=self.tolerance,
-                trajectory=self.trajectory,
-            )
         return self.engine(
             flat,
             self.scale,
@@ -386,6 +375,8 @@ class _Evaluation:
             log_prior=self.terms,
             log_prior_bound=bound,
             exclude=self.exclude,
+            tolerance=self.tolerance,
+            trajectory=self.trajectory,
         )
 
     def residual(self, x: Tensor) -> Tensor:
