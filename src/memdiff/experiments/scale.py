@@ -28,6 +28,7 @@ Reconstructed: the predictions for images; [B25] has those of a single point.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -190,19 +191,22 @@ def draw_samples(
     r"""Samples of the score of the first ``num`` pictures.
 
     Returns:
-        ``x``, samples in the units of the data; ``seconds`` of the sampling run;
+        ``x``, samples in the units of the data; processor ``seconds`` of the sampling
+        run, all threads together, which other programs on the machine change least;
         ``effective_points`` :math:`e^H` of the posterior at each sample, at :math:`\sigma` the
         smallest noise level above 0, or :math:`\sqrt{c}` where that is larger.
     """
     empirical, centre = empirical_score(images.train[:num])
     score: Score = empirical if strength is None else Tikhonov(empirical, strength)
+    start = time.process_time()
     made = sample(score, num=samples, sampler=Heun(steps=STEPS), seed=seed, batch_size=256)
+    seconds = time.process_time() - start
     process = empirical.process
     level = max(process.ratio_min, math.sqrt(strength or 0.0))
     posterior = empirical.posterior(made.x, process.time_at_ratio(torch.tensor(level)))
     return {
         "x": (made.x + centre).numpy(),
-        "seconds": np.array(made.stats.seconds),
+        "seconds": np.array(seconds),
         "effective_points": posterior.effective_points.numpy(),
     }
 
@@ -359,7 +363,8 @@ def _outcome(
             f"{_range(rows, 'noisy')} are no farther from a training picture than its noise √c, "
             f"as {_range(rows, 'noisy_heldout')} of held-out pictures under the same noise. "
             f"Leave-one-out takes √c from {strengths[0]:.2f} to {strengths[-1]:.2f}, held-out "
-            f"pictures would take {heldout[0]:.2f} to {heldout[-1]:.2f}. The distance of a fresh "
+            f"pictures would take {heldout[0]:.2f} to {heldout[-1]:.2f}: of an image with several "
+            "maps it leaves out one and sees the others. The distance of a fresh "
             f"picture to the training set falls as N^({decay:.2f}), so that halving it takes "
             f"about {float(f'{2 ** (-1 / min(decay, -0.01)):.0e}'):,.0f} times as many."
         ),

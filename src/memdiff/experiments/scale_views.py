@@ -118,7 +118,7 @@ def distances_figure(rows: Rows) -> Figure:
             Curve(size, [row["tikhonov"]["seconds"] for row in rows], "Tikhonov", color=VERMILION),
         ],
         xlabel="number of training pictures N",
-        ylabel="seconds a sampling run",
+        ylabel="processor seconds a sampling run",
         axes=axes[0, 1],
     )
     return Figure(
@@ -127,7 +127,7 @@ def distances_figure(rows: Rows) -> Figure:
         "Left: median distance to the nearest training picture of held-out pictures and of "
         "Tikhonov's samples, over the root of the number of pixels, with the noise √c that "
         "Tikhonov is predicted to leave: c from leave-one-out, and the c that held-out pictures "
-        "would choose. Right: wall-clock time of the sampling runs, on the machine of the report.",
+        "would choose. Right: processor time of the sampling runs, on the machine of the report.",
         "Left: the distance of held-out pictures falls slowly with N; the distance of samples "
         "follows √c. Right: seconds rise with N on logarithmic axes.",
     )
@@ -209,7 +209,7 @@ def scale_table(rows: Rows) -> Table:
             "pictures; d: number of pixels. Noisy copies: d₁² below c times the 99 % quantile of "
             "χ² in d dimensions; held-out pictures under noise of variance c. Effective points: "
             "median of the exponential entropy of the posterior at the samples, at the last noise "
-            "level above 0, or at σ = √c under Tikhonov. Seconds: wall-clock time of the sampling "
+            "level above 0, or at σ = √c under Tikhonov. Seconds: processor time of the sampling "
             "run. *: at the end of the grid of the selection."
         ),
         stacked=True,
