@@ -363,8 +363,13 @@ def _outcome(
             f"{_range(rows, 'noisy')} are no farther from a training picture than its noise √c, "
             f"as {_range(rows, 'noisy_heldout')} of held-out pictures under the same noise. "
             f"Leave-one-out takes √c from {strengths[0]:.2f} to {strengths[-1]:.2f}, held-out "
-            f"pictures would take {heldout[0]:.2f} to {heldout[-1]:.2f}: of an image with several "
-            "maps it leaves out one and sees the others. The distance of a fresh "
+            f"pictures would take {heldout[0]:.2f} to {heldout[-1]:.2f}"
+            + (
+                ": of an image with several maps it leaves out one and sees the others. "
+                if images.repeats > 1
+                else ". "
+            )
+            + "The distance of a fresh "
             f"picture to the training set falls as N^({decay:.2f}), so that halving it takes "
             f"about {float(f'{2 ** (-1 / min(decay, -0.01)):.0e}'):,.0f} times as many."
         ),
