@@ -28,7 +28,8 @@ def add_arguments(parser: Parser) -> None:
         metavar="FILE.npz",
         help="Samples, as the array x; FILE.json beside it holds the settings.",
     )
-    parser.add_argument("--num", type=int, default=100, help="Number of samples.")
+    # torchrun takes --num for an abbreviation of an option of its own.
+    parser.add_argument("--num", "--num-samples", type=int, default=100, help="Number of samples.")
     parser.add_argument(
         "--regularizer",
         type=Literal[REGULARIZERS],
