@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memdiff.objectives import draw
-from memdiff.posterior import Posterior
+from memdiff.posterior import Posterior, Trajectory
 from memdiff.processes import EDM, VP
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, leave_one_out_likelihood, silverman_bandwidth
@@ -198,6 +198,30 @@ def test_samples_equal_those_of_the_loaded_score(tmp_path: Path) -> None:
     assert torch.allclose(drawn[0], drawn[1], rtol=1e-4, atol=1e-4)
 
 
+def test_points_are_left_out_on_disk_as_in_memory(tmp_path: Path) -> None:
+    x = _points(3000, 40) - 5
+    streamed, loaded = (
+        EmpiricalScore(data, EDM(), tolerance=1e-3) for data in (_shards(x, tmp_path), x)
+    )
+    query = x[:30] + 0.4 * torch.randn(30, 40, generator=torch.Generator().manual_seed(3))
+    for sigma in (0.05, 0.4, 2.0):
+        mine, theirs = (score.posterior(query, sigma) for score in (streamed, loaded))
+        exact = EmpiricalScore(x.double(), EDM(), tolerance=0.0).posterior(query.double(), sigma)
+        assert bool(((mine.mean - exact.mean).norm(dim=1) <= mine.error_bound).all())
+        assert torch.allclose(mine.mean, theirs.mean, rtol=1e-2, atol=1e-2)
+
+
+def test_what_leaves_points_out_must_fit_into_memory(tmp_path: Path) -> None:
+    x = _points(3000, 40)
+    for limit, left_out in ((2**20, False), (2**26, True)):
+        score = EmpiricalScore(_one_npy(x, tmp_path), EDM(), memory_limit=limit)
+        assert (score.along(Trajectory()) is not score) == left_out
+    asked = EmpiricalScore(_one_npy(x, tmp_path), EDM(), memory_limit=2**20, tolerance=1e-6)
+    assert asked.along(Trajectory()) is not asked
+    loaded = EmpiricalScore(x, EDM(), memory_limit=2**20)
+    assert loaded.along(Trajectory()) is not loaded
+
+
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     x = _points(500)
     x[333, 4] = torch.nan
@@ -221,6 +245,7 @@ import json, sys
 from pathlib import Path
 import numpy as np, torch
 from memdiff.processes import EDM
+from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore
 from memdiff.sources import Rows
 
@@ -230,6 +255,7 @@ def status(field):
 
 def evaluate(data):
     score = EmpiricalScore(data, EDM(), memory_limit=2**24)
+    sample(score, num=2, sampler=Heun(steps=2))
     for sigma in (0.01, 0.5, 20.0):
         x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
         assert bool(torch.isfinite(score.posterior(x, sigma, exclude=torch.arange(4)).mean).all())

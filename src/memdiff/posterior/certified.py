@@ -31,7 +31,7 @@ from memdiff.posterior.reduction import lifted, missing
 from memdiff.posterior.rounding import unit_roundoff
 from memdiff.posterior.splitting import SplitCoordinates
 
-__all__ = ["CertifiedPosterior"]
+__all__ = ["CertifiedPosterior", "index_bytes"]
 
 # One direct difference in float64 costs about this many inner products of a matrix product.
 _GATHER_COST = 100
@@ -44,6 +44,21 @@ _DIRECTIONS = 128
 _Dense = Callable[[Tensor, Tensor, Tensor, Prior], PartialPosterior]
 
 _building = threading.Lock()
+
+
+def index_bytes(num: int, dim: int) -> int:
+    """About what :class:`CertifiedPosterior` takes at its first use, in bytes.
+
+    Args:
+        num: Number of points.
+        dim: Their dimension.
+    """
+    # Measured: the coordinates, and what is sorted to find duplicates.
+    return num * (4 * (_most_directions(dim) + 5) + 640)
+
+
+def _most_directions(dim: int) -> int:
+    return min(_DIRECTIONS, max(16, dim // 5))
 
 
 class CertifiedPosterior:
@@ -86,7 +101,7 @@ class CertifiedPosterior:
         points, num = self.points, len(self.log_prior)
         labels = self.points.duplicates()
         merged = MergedPoints(labels, self.log_prior)
-        directions = min(_DIRECTIONS, max(16, len(points.centre) // 5))
+        directions = _most_directions(len(points.centre))
         split = SplitCoordinates.of(
             points.gather, merged.representative, points.centre, directions
         )

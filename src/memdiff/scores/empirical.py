@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior import PartialPosterior, Posterior, PosteriorEngine, Trajectory
+from memdiff.posterior.certified import index_bytes
 from memdiff.posterior.sharded import Engine, ShardedEngine
 from memdiff.posterior.streamed import StreamedPoints
 from memdiff.processes import ForwardProcess
@@ -75,7 +76,8 @@ class EmpiricalScore(Score):
             :func:`negligible_mass` along the trajectories of
             :func:`~memdiff.samplers.sample`, too little to change a digit of the samples. It
             matters from some thousand points in 64 dimensions on. See
-            :class:`~memdiff.posterior.certified.CertifiedPosterior` for the memory it takes.
+            :class:`~memdiff.posterior.certified.CertifiedPosterior` for the memory it takes; of
+            data on disk None leaves out nothing where that is more than ``memory_limit``.
         ranks: Processes that share the training points: each makes the same score of the same
             data and evaluates it at the same points, on its part of the data alone (of data on
             disk an evaluation reads no more); each gets the whole result. By default this process
@@ -197,6 +199,9 @@ class EmpiricalScore(Score):
         """A view that leaves out what is negligible, and remembers what was for one batch."""
         if self.tolerance == 0.0:
             return self
+        index = 0 if self._rows is None else index_bytes(self.num_points, self.shape.numel())
+        if self.tolerance is None and index > self.memory_limit:
+            return self  # what leaves points out lies in memory, where these points shall not
         view = copy.copy(self)
         view._trajectory = trajectory
         if view.tolerance is None:
