@@ -116,3 +116,14 @@ def test_doctor_measures(capsys, monkeypatch):
 def test_bad_usage_is_one_sentence_and_code_2(capsys, arguments, words):
     code, out, error = run(capsys, "doctor", *arguments)
     assert code == 2 and out == "" and error.count("\n") == 1 and words in error
+
+
+def test_doctor_knows_every_extra_that_is_declared():
+    """An extra that the doctor does not know is one that its reader cannot find."""
+    import tomllib
+    from pathlib import Path
+
+    from memdiff.doctor import EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    assert set(EXTRAS) == set(project["project"]["optional-dependencies"]) - {"dev"}

@@ -23,6 +23,10 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
         "networks trained with Hugging Face diffusers as scores",
     ),
     "faiss": (("faiss",), "approximate neighbour search with measured recall"),
+    "train": (("accelerate", "tensorboard"), "training on several devices, TensorBoard events"),
+    "lightning": (("lightning",), "the memorisation monitor as a callback of Lightning"),
+    "slurm": (("submitit",), "studies of many models on a Slurm cluster"),
+    "peers": (("pykeops", "faiss"), "the other people's code that make bench measures"),
 }
 
 _WEIGHTS = (
