@@ -28,7 +28,15 @@ TABLES: dict[str, Table] = {
     ),
     "neighbors": Table(
         "benchmarks.neighbors",
-        "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`.",
+        "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`. `streamed`: "
+        "with the points in a file; `target`: 1.3.",
+    ),
+    "streaming": Table(
+        "benchmarks.streaming",
+        "The exact score of training data on disk. `against memory`: time over that of the same "
+        "data in memory; `exponent`: of the time against the number of points, target 1; "
+        "`extra_memory_mb`: of a process that builds the score and evaluates it, against the "
+        "stated `limit_mb`.",
     ),
     "peers": Table(
         "benchmarks.peers",
