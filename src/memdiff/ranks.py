@@ -15,6 +15,7 @@ rank whose connection closes is found dead at once by whoever waits for it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -245,11 +246,15 @@ class Ranks:
         try:
             self.barrier()
         finally:
-            self._watch.stop()
-            self._watch = None
-            global _joined
-            _joined = None
+            self.close()
         dist.destroy_process_group()
+
+    def close(self) -> None:
+        """Give no more signs of life: for a process that ends, and is not waited for."""
+        global _joined
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch, _joined = None, None
 
 
 _joined: Ranks | None = None
@@ -389,4 +394,6 @@ def _dead_rank() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    """What a message of torch says, without the place in its source and its advice."""
+    line = re.sub(r"^\[[^]]*:\d+\]\s*", "", str(error).strip().splitlines()[0])
+    return line.split(". ")[0].rstrip(".")

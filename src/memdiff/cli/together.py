@@ -94,4 +94,5 @@ def processes() -> Iterator[Voice]:
     except RankError as error:
         ranks.abandon(str(error))
     finally:
+        ranks.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all that there is to say has been said
