@@ -168,9 +168,9 @@ def run(options: Namespace) -> int:
     from memdiff.training import assess, train_in_folder, write_reports
 
     # What is wrong with the options is said before anything is loaded.
-    settings = _settings(options)
     if options.audit_samples < 0 or options.audit_samples == 1:
         raise ValueError(f"--audit-samples must be 0 or at least 2, got {options.audit_samples}.")
+    settings = _settings(options)
     device = resolve_device(options.device)
     sources = {"train": options.train}
     if options.heldout is not None:
