@@ -109,6 +109,34 @@ def test_an_interrupted_run_goes_on(train, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.json", "s.npz"]
 
 
+def test_ranks_take_up_what_the_first_has_kept(train, tmp_path, monkeypatch, in_ranks):
+    """Only the first sees the folder; a run of one process goes on in two."""
+    settings = GenerationSettings(num=10, batch_size=4, seed=4, steps=6)
+    whole = generate(train, settings).x
+    plain, calls = generation.sample, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(kwargs["start"])
+        if calls == [0, 4]:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate_to_file(train, settings, tmp_path / "0" / "s.npz")
+
+    def run(ranks):
+        out = tmp_path / str(ranks.rank) / "s.npz"
+        return generate_to_file(train, settings, out, ranks=ranks).x
+
+    calls.clear()
+    one, other = in_ranks(2, run)
+    assert sorted(calls) == [4, 4, 8, 8]
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one, whole)
+    assert [p.name for p in tmp_path.iterdir()] == ["0"]
+
+
 def test_partial_batches_of_other_settings_are_not_taken(train, tmp_path, monkeypatch):
     out, plain = tmp_path / "s.npz", generation.sample
 

@@ -143,7 +143,7 @@ def test_audit_says_what_one_process_says(tmp_path):
 
 @pytest.mark.slow
 def test_reproduce_measures_what_one_process_measures(tmp_path):
-    names = ["structured-points", "singularity"]
+    names = ["structured-points", "rectangles-closed-form"]
     code, out, err = torchrun(tmp_path, "reproduce", "--out", "found", "--json", "--only", *names)
     assert code == 0, err
     found, alone = json.loads(out), reproduce(only=names, out=tmp_path / "alone")
