@@ -21,6 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from memdiff.posterior.carrying import Carried, ProductMemory, summed
 from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.merging import MergedPoints
 from memdiff.posterior.partial import PartialPosterior
@@ -28,7 +29,7 @@ from memdiff.posterior.points import Points
 from memdiff.posterior.prior import Prior
 from memdiff.posterior.pruning import Kept, Pruner
 from memdiff.posterior.reduction import lifted, missing
-from memdiff.posterior.rounding import unit_roundoff
+from memdiff.posterior.rounding import logit_error, typical_factor, unit_roundoff
 from memdiff.posterior.splitting import SplitCoordinates
 
 __all__ = ["CertifiedPosterior", "index_bytes"]
@@ -40,6 +41,10 @@ _SOFTMAX_COST = 16
 # Queries that are asked first, where it is not known whether a screen pays.
 _PROBE = 8
 _DIRECTIONS = 128
+# Bytes that products may take that are carried along the trajectories of one batch.
+_CARRIED_BYTES = 2**28
+# Logits may be off by this where the tolerance is smaller.
+_ACCURACY = 2e-6
 
 _Dense = Callable[[Tensor, Tensor, Tensor, Prior], PartialPosterior]
 
@@ -172,6 +177,7 @@ class _Call:
         self.full = 2.0 * len(parent.log_prior)
         self.small = self.full * (split.directions + _SOFTMAX_COST) / len(split.centre)
         self.reducible = self._reducible()
+        self.memory = self._product_memory()
 
     def _reducible(self) -> Tensor:
         split = self.pruner.split
@@ -182,6 +188,25 @@ class _Call:
         error = missing(inside, length[:, None], self.scale, self.sigma, split, unit)
         small = split.residual <= self.tolerance * split.radius
         return (error <= self.tolerance) & small
+
+    def _product_memory(self) -> ProductMemory | None:
+        """Where products are carried along; made at the first evaluation that has a use for it."""
+        trajectory, pruner, points = self.trajectory, self.pruner, self.parent.points
+        if trajectory is None or points.dtype != torch.float32:
+            return None
+        if trajectory.products is None:
+            fits = 8 * trajectory.size * pruner.num <= _CARRIED_BYTES
+            few = 4 * pruner.split.directions <= points.dim
+            distinct = pruner.num == len(self.parent.log_prior)
+            if fits and few and distinct and self.parent._reduced is None:
+                trajectory.products = ProductMemory(trajectory.size, points, pruner.split)
+        return trajectory.products
+
+    def _carried(self, rows: Tensor) -> Carried | None:
+        if self.memory is None:
+            return None
+        centred = self.x[rows] - self.scale[rows, None] * self.pruner.split.centre
+        return self.memory.carried(self.members[rows], centred)
 
     def locked(self) -> Tensor:
         """Answer what one point is certified for."""
@@ -246,7 +271,9 @@ class _Call:
         cost = torch.where(self.reducible[rows], self.small, self.full)
         limit = (cost / _GATHER_COST).long().clamp_min(4)
         arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
-        kept = self.pruner.screen(*arguments, self.tolerance, limit=4 * limit, near=near)
+        kept = self.pruner.screen(
+            *arguments, self.tolerance, limit=4 * limit, near=near, carried=self._carried(rows)
+        )
         kept.restrict(limit)
         self.work[rows] += self.pruner.num * (self.pruner.split.directions + 3) / self.x.shape[1]
         return kept
@@ -278,6 +305,30 @@ class _Call:
 
     def dense(self, rows: Tensor, route: _Dense) -> None:
         """Answer the rest by all points."""
+        carried = self._carried(rows)
+        if self.memory is not None and carried is not None and len(rows):
+            points, split = self.parent.points, self.pruner.split
+            x, scale, sigma = self.x[rows], self.scale[rows], self.sigma[rows]
+            error = logit_error(points, x, scale, sigma, torch.float32)
+            accuracy, typical = max(self.tolerance, _ACCURACY), typical_factor(points.dim)
+            single = error * typical <= accuracy
+            known = (carried.factors != 0).any(1)
+            known &= carried.error(points, scale) / sigma**2 * typical <= accuracy
+            known &= scale * carried.rest * split.residual / sigma**2 <= self.tolerance
+            for fresh, chosen in ((False, known), (True, single & ~known)):
+                some = chosen.nonzero()[:, 0]
+                if len(some):
+                    arguments = (x[some], scale[some], sigma[some], self.prior.take(rows[some]))
+                    part = summed(
+                        points, split, *arguments, self.memory, carried.take(some), fresh=fresh
+                    )
+                    self._put(rows[some], part)
+                    cheap = 0.5 * (self.full + self.small)
+                    self.work[rows[some]] += self.full if fresh else cheap
+                    self._count(
+                        rows[some], "dense", carried=torch.full_like(sigma[some], not fresh)
+                    )
+            rows = rows[~single]
         if len(rows):
             arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
             self._put(rows, route(*arguments))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +17,12 @@ from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, TensorPoints, blocks
 from memdiff.posterior.prior import LogPrior, Prior
 from memdiff.posterior.products import BLOCK
-from memdiff.posterior.rounding import logit_error, rounding_factor, unit_roundoff
+from memdiff.posterior.rounding import (
+    logit_error,
+    rounding_factor,
+    typical_factor,
+    unit_roundoff,
+)
 from memdiff.posterior.screening import screen, screened
 
 __all__ = ["PosteriorEngine"]
@@ -112,6 +118,7 @@ class PosteriorEngine:
         x, scale, sigma = _double(x, scale, sigma)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
         certified = self._certified if tolerance > 0.0 else None
+        everything = partial(self._chunk, tolerance=tolerance)
         members = None
         if certified is not None and trajectory is not None:
             members = trajectory.members(len(x), self.dim, x.device)
@@ -119,12 +126,12 @@ class PosteriorEngine:
             prior = Prior(self.log_prior, log_prior, exclude, rows, log_prior_bound)
             arguments = (x[rows], scale[rows], sigma[rows], prior)
             if certified is None:
-                part = self._chunk(*arguments)
+                part = everything(*arguments)
             elif members is None:
-                part = certified(self._chunk, *arguments, tolerance)
+                part = certified(everything, *arguments, tolerance)
             else:
                 some = members[rows]
-                part = certified(self._chunk, *arguments, tolerance, trajectory, some)
+                part = certified(everything, *arguments, tolerance, trajectory, some)
             result.put(rows, part)
         if bool((result.top_index < 0).any()):
             query = int((result.top_index < 0).nonzero()[0])
@@ -193,10 +200,12 @@ class PosteriorEngine:
                 product[rows] += weights @ points - weights.sum(1, keepdim=True) * mean[rows]
         return product
 
-    def _chunk(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> PartialPosterior:
+    def _chunk(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float = 0.0
+    ) -> PartialPosterior:
         if self.num * self.dim <= _DIRECT_COORDINATES:
             return direct(self.points, x, scale, sigma, prior, self.memory_limit)
-        routes = self._routes(x, scale, sigma, prior)
+        routes = self._routes(x, scale, sigma, prior, tolerance)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
         for route in routes.unique().tolist():
             rows = (routes == route).nonzero()[:, 0]
@@ -212,12 +221,14 @@ class PosteriorEngine:
             result.put(rows, part)
         return result
 
-    def _routes(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> Tensor:
+    def _routes(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float
+    ) -> Tensor:
         """The cheapest accurate route of every query, int64 with shape ``(B,)``."""
-        single = self._is_accurate(x, scale, sigma, prior, self.dtype)
+        single = self._is_accurate(x, scale, sigma, prior, self.dtype, tolerance)
         if bool(single.all()):
             return torch.full((len(x),), _DENSE, device=x.device)
-        double = self._is_accurate(x, scale, sigma, prior, torch.float64)
+        double = self._is_accurate(x, scale, sigma, prior, torch.float64, tolerance)
         # A look at the first points tells where screening would keep too many candidates.
         probe = slice(0, min(BLOCK, self.num))
         kept, _ = screen(
@@ -228,16 +239,28 @@ class PosteriorEngine:
         return torch.where(single, _DENSE, routes)
 
     def _is_accurate(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        dtype: torch.dtype,
+        tolerance: float,
     ) -> Tensor:
         """Whether logits from a product in ``dtype`` give weights of the accuracy asked for.
 
         Decided on the rounding error to be expected, which is smaller than its bound by the
-        factor in front of it: what is certified is the bound, what is chosen is the route.
+        factor in front of it: what is certified is the bound, what is chosen is the route. With
+        a tolerance, the typical error has to stay below it.
         """
         error = logit_error(self.points, x, scale, sigma, dtype)
         error = error + unit_roundoff(dtype) * prior.bound
-        return error * (2.0 / rounding_factor(self.dim)) <= self.tolerance
+        expected = error * (2.0 / rounding_factor(self.dim))
+        accurate = expected <= self.tolerance
+        if tolerance > 0.0:
+            typical = error * typical_factor(self.dim)
+            accurate = accurate | (typical <= max(tolerance, self.tolerance))
+        return accurate
 
     def _query_chunks(self, num: int) -> list[Tensor]:
         width = 8 * max(4 * min(BLOCK, self.num), 4 * self.dim)

@@ -25,6 +25,7 @@ import math
 import torch
 from torch import Tensor
 
+from memdiff.posterior.carrying import ProductMemory
 from memdiff.posterior.work import WorkLedger
 
 __all__ = ["Trajectory"]
@@ -37,18 +38,21 @@ class Trajectory:
         rows: Members of the batch that the next queries belong to, int64; None for all of them,
             in order. Whoever drops finished members sets it.
         ledger: What was done at each noise level.
+        products: Inner products that are carried along, where there is memory for them.
     """
 
     def __init__(self) -> None:
         self.rows: Tensor | None = None
         self.ledger = WorkLedger()
+        self.products: ProductMemory | None = None
         self._near: Tensor | None = None
 
-    def members(self, num: int, dim: int, device: torch.device) -> Tensor | None:
-        """Members that ``num`` queries belong to; None if the batch is another one."""
+    def members(self, queries: int, dim: int, device: torch.device) -> Tensor | None:
+        """Members that the queries belong to; None if they are not those of the first call."""
+        num = queries
         if self._near is None:
-            if self.rows is not None:
-                return None
+            if self.rows is not None and num:
+                num = int(self.rows.max()) + 1
             self._near = torch.full((num,), -1, device=device)
             self._anchor = torch.zeros(num, dim, dtype=torch.float64, device=device)
             self._ratio = torch.ones(num, dtype=torch.float64, device=device)
@@ -56,11 +60,18 @@ class Trajectory:
             self._crowded = torch.full((num,), math.inf, dtype=torch.float64, device=device)
         rows = self.rows
         if rows is None:
-            rows = torch.arange(num, device=device)
-        fits = len(rows) == num and dim == self._anchor.shape[1] and device == self._near.device
-        if not fits or (num and int(rows.max()) >= len(self._near)):
+            rows = torch.arange(queries, device=device)
+        fits = (
+            len(rows) == queries and dim == self._anchor.shape[1] and device == self._near.device
+        )
+        if not fits or (queries and int(rows.max()) >= len(self._near)):
             return None
         return rows
+
+    @property
+    def size(self) -> int:
+        """Number of members."""
+        return 0 if self._near is None else len(self._near)
 
     def near(self, members: Tensor) -> Tensor:
         """The group that weighed most at the last evaluation, -1 where there was none."""

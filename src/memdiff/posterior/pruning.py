@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.posterior.carrying import Carried
 from memdiff.posterior.merging import MergedPoints
 from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
 from memdiff.posterior.points import Points
@@ -63,6 +64,26 @@ class Kept:
         keep = ~self.crowded[self.queries]
         self.queries, self.groups = self.queries[keep], self.groups[keep]
         self.counts = torch.where(self.crowded, 0, self.counts)
+
+
+@dataclass(frozen=True)
+class _Screened:
+    """Queries with what their bounds are made of."""
+
+    query: Tensor
+    scale: Tensor
+    sigma: Tensor
+    prior: Prior
+    carried: Carried | None
+
+    def take(self, rows: Tensor) -> _Screened:
+        return _Screened(
+            self.query[rows],
+            self.scale[rows],
+            self.sigma[rows],
+            self.prior.take(rows),
+            None if self.carried is None else self.carried.take(rows),
+        )
 
 
 class Pruner:
@@ -111,6 +132,7 @@ class Pruner:
         *,
         limit: Tensor,
         near: Tensor | None = None,
+        carried: Carried | None = None,
     ) -> Kept:
         r"""Keep what carries all but ``tolerance`` of the mass.
 
@@ -122,20 +144,23 @@ class Pruner:
             tolerance: Mass that may be left out, relative to that kept.
             limit: Pairs a query beyond which it counts as crowded, ``(B,)``.
             near: A group near each query, ``(B,)``, -1 where none is known.
+            carried: The queries as combinations of earlier ones, which makes the bounds sharper;
+                only where no two points are the same.
         """
-        query, slack = self._operand(x, scale, sigma, prior)
+        query, slack = self._operand(x, scale, sigma, prior, carried)
+        screened = _Screened(query, scale, sigma, prior, carried)
         near = torch.full_like(limit, -1) if near is None else near
         reached = self._reached(x, scale, sigma, prior, near)
         unknown = (reached == -math.inf).nonzero()[:, 0]
         if len(unknown):
-            found = self._nearest(query[unknown], sigma[unknown], prior.take(unknown))
+            found = self._nearest(screened.take(unknown))
             near = near.index_copy(0, unknown, found)
             some = (x[unknown], scale[unknown], sigma[unknown], prior.take(unknown))
             reached = reached.index_copy(0, unknown, self._reached(*some, found))
         cut = math.log(self.num / tolerance)
         bar = _below(reached - slack - cut * sigma**2)
         bar = torch.where(reached == -math.inf, math.inf, bar)
-        kept = self._pass(query, sigma, prior, bar, reached - slack, limit)
+        kept = self._pass(screened, bar, reached - slack, limit)
         queries, groups, found, dropped, beneath, crowded = kept
         best = _best(queries, groups, found, near)
         better = ((best != near) & ~crowded).nonzero()[:, 0]
@@ -179,11 +204,14 @@ class Pruner:
         return torch.where(near >= 0, values, -math.inf)
 
     def _operand(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, carried: Carried | None
     ) -> tuple[Tensor, Tensor]:
         """Left factor of the product, and the bound of the rounding of its values."""
         centred = x - scale[:, None] * self.split.centre
-        projected, residual = self.split.project(centred)
+        if carried is None:
+            projected, residual = self.split.project(centred)
+        else:
+            projected, residual = carried.inside, carried.rest
         columns = [
             scale[:, None] * projected,
             (scale * residual)[:, None],
@@ -195,14 +223,18 @@ class Pruner:
         factor = (rounding_factor(self._table.shape[1]) + 8.0) * roundoff
         slack = factor * scale * radius * (length + scale * radius)
         slack += sigma**2 * 8.0 * roundoff * (self._prior_size + prior.bound)
+        if carried is not None:
+            slack += carried.error(self.points, scale)
         return torch.cat(columns, 1).to(torch.float32), slack
 
-    def _product(
-        self, query: Tensor, sigma: Tensor, prior: Prior, first: int, buffer: Tensor
-    ) -> Tensor:
+    def _product(self, screened: _Screened, first: int, buffer: Tensor) -> Tensor:
         """Bounds of one block of groups, ``(B, _BLOCK)``."""
-        values = torch.mm(query, self._table[first : first + _BLOCK].T, out=buffer)
+        table = self._table[first : first + _BLOCK]
+        values = torch.mm(screened.query, table.T, out=buffer)
         last = min(first + _BLOCK, self.num)
+        sigma, prior, carried = screened.sigma, screened.prior, screened.carried
+        if carried is not None:
+            carried.add(values[:, : last - first], slice(first, last), screened.scale)
         if prior.extra is not None:
             members = self.merged.representative[first:last][None]
             terms = prior.extra(prior.rows, members)
@@ -218,13 +250,14 @@ class Pruner:
             values[rows, own[rows] - first] = -_FAR
         return values
 
-    def _nearest(self, query: Tensor, sigma: Tensor, prior: Prior) -> Tensor:
+    def _nearest(self, screened: _Screened) -> Tensor:
         """The group of the largest bound of each query."""
+        query = screened.query
         top = query.new_full((len(query),), -math.inf)
         found = torch.full((len(query),), -1, device=query.device)
         buffer = query.new_empty(len(query), _BLOCK)
         for first in range(0, self.num, _BLOCK):
-            values = self._product(query, sigma, prior, first, buffer)
+            values = self._product(screened, first, buffer)
             block_top = values.amax(1)
             better = (block_top > top).nonzero()[:, 0]
             found[better] = values[better].argmax(1) + first
@@ -232,37 +265,35 @@ class Pruner:
         return torch.where(top > -1e-3 * _FAR, found, -1)
 
     def _pass(
-        self,
-        query: Tensor,
-        sigma: Tensor,
-        prior: Prior,
-        bar: Tensor,
-        reached: Tensor,
-        limit: Tensor,
+        self, screened: _Screened, bar: Tensor, reached: Tensor, limit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Pairs at or above the bar; mass and largest value of what lies below; crowded ones.
 
         Blocks come in scattered order, so that the first ones tell which queries are crowded;
         these are not followed further.
         """
+        query, sigma = screened.query, screened.sigma
         counts = torch.zeros_like(limit)
         dropped = torch.zeros_like(sigma)
         beneath = torch.full_like(sigma, -math.inf)
-        crowded = torch.zeros_like(limit, dtype=torch.bool)
         live = torch.arange(len(query), device=query.device)
         depth = _BLOCK // _COLUMNS
         buffer = query.new_empty(len(query), _BLOCK)
+        # Where all of the first block is kept, it is counted and no more.
+        values = self._product(screened, self._order[0] * _BLOCK, buffer)
+        first_count = (values >= bar[:, None]).sum(1)
+        crowded = first_count > 4.0 * limit / len(self._order) + 64
         pairs = [(live[:0], live[:0], query[:0, 0])]
         for done, place in enumerate(self._order, start=1):
             first = place * _BLOCK
             if 2 * int(crowded[live].sum()) >= len(live):
                 going = (~crowded[live]).nonzero()[:, 0]
-                live, query, prior = live[going], query[going], prior.take(going)
+                live, screened = live[going], screened.take(going)
                 buffer = buffer[: len(live)]
             if not len(live):
                 break
             variance, zero = sigma[live, None] ** 2, reached[live, None]
-            values = self._product(query, sigma[live], prior, first, buffer)
+            values = self._product(screened, first, buffer)
             stacked = values.view(-1, depth, _COLUMNS)
             tops = stacked.amax(1)
             hit = tops >= torch.where(crowded[live], math.inf, bar[live])[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from memdiff.posterior.points import Points
 
-__all__ = ["logit_error", "rounding_factor", "unit_roundoff"]
+__all__ = ["logit_error", "rounding_factor", "typical_factor", "unit_roundoff"]
 
 
 def rounding_factor(length: int) -> float:
@@ -19,6 +19,15 @@ def rounding_factor(length: int) -> float:
     to probabilistic rounding error analysis*, SIAM J. Sci. Comput. 41, 2019).
     """
     return 8.0 + 4.0 * math.sqrt(length)
+
+
+def typical_factor(length: int) -> float:
+    """Twice the root mean square of the error of a dot product, as a part of its bound.
+
+    The bound counts on errors of the size of the largest; ``length`` of them that are independent
+    add up to ``sqrt(length)`` times less. It serves to choose a route, never to certify one.
+    """
+    return 4.0 / (rounding_factor(length) * math.sqrt(length))
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:

@@ -26,6 +26,8 @@ class Work:
         pruned: Queries answered by candidates from a screen.
         reduced: Queries answered in fewer dimensions, the residual being negligible.
         dense: Queries that all training points were summed for.
+        carried: Of the dense ones, queries whose logits came from earlier ones of their
+            trajectory by a product in few dimensions.
         candidates: Candidates of the pruned queries, together.
         products: Inner products of length ``d`` that this took, estimated.
         dense_products: Those of the same queries without pruning.
@@ -37,6 +39,7 @@ class Work:
     pruned: int
     reduced: int
     dense: int
+    carried: int
     candidates: int
     products: float
     dense_products: float

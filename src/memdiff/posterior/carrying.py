@@ -1,0 +1,258 @@
+r"""Inner products with all training points, carried along trajectories.
+
+A step of a sampler adds to a multiple of the query an average of training points, and these lie
+nearly in the principal directions ``P``. With earlier queries :math:`x_j` of the batch, whose
+inner products with all points are known, and any coefficients :math:`\beta_j`,
+
+.. math::
+    x \cdot X_n = \sum_j \beta_j\, x_j \cdot X_n + P^T e \cdot P^T X_n + R e \cdot R X_n,
+    \qquad e = x - \sum_j \beta_j x_j ,
+
+and the last term is at most :math:`|R e| |R X_n|`, which is computed. The coefficients that make
+:math:`|R e|` small take the noise out of it. Where what is left cannot matter, a product in ``K``
+dimensions replaces one in ``d``; elsewhere it makes the split bound sharper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
+from memdiff.posterior.points import Points, blocks
+from memdiff.posterior.prior import Prior
+from memdiff.posterior.products import BLOCK
+from memdiff.posterior.rounding import rounding_factor, unit_roundoff
+from memdiff.posterior.splitting import SplitCoordinates
+
+__all__ = ["Carried", "ProductMemory", "summed"]
+
+# Coefficients that cancel each other by more than this would lose digits.
+_AMPLIFICATION = 30.0
+
+
+@dataclass(frozen=True)
+class Carried:
+    r"""Queries as combinations of earlier ones and a remainder.
+
+    Attributes:
+        rows: Members of the batch, ``(B,)``.
+        factors: :math:`\beta_j`, ``(B, J)``.
+        products: Inner products of the earlier queries of all members, ``J`` times one
+            ``(M, K)`` for each block of points.
+        inside: :math:`P^T e`, ``(B, K)``.
+        rest: :math:`|R e|`, ``(B,)``.
+        length: :math:`\sum_j |\beta_j| |x_j|`, ``(B,)``: what rounding is relative to.
+    """
+
+    rows: Tensor
+    factors: Tensor
+    products: tuple[list[Tensor], ...]
+    inside: Tensor
+    rest: Tensor
+    length: Tensor
+
+    def take(self, some: Tensor) -> Carried:
+        """The same for some of the queries."""
+        return Carried(
+            self.rows[some],
+            self.factors[some],
+            self.products,
+            self.inside[some],
+            self.rest[some],
+            self.length[some],
+        )
+
+    def add(self, values: Tensor, block: slice, scale: Tensor) -> None:
+        """Add ``scale`` times the combination of earlier products to ``(B, K)`` in place."""
+        for factor, products in zip(self.factors.T, self.products, strict=True):
+            part = products[block.start // BLOCK]
+            if len(self.rows) < len(part):
+                part = part[self.rows]
+            values.addcmul_((scale * factor).to(values.dtype)[:, None], part)
+
+    def error(self, points: Points, scale: Tensor) -> Tensor:
+        """Bound of the rounding of the combination times ``scale``, ``(B,)``."""
+        unit = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
+        return unit * scale * self.length * points.radius
+
+
+class ProductMemory:
+    """The first and the latest query of each member whose products with all points are known.
+
+    Takes ``8 M N`` bytes for ``M`` members and ``N`` points, and ``16 M d``.
+
+    Args:
+        members: Number of members.
+        points: The training points, all different.
+        split: Their split coordinates.
+    """
+
+    def __init__(self, members: int, points: Points, split: SplitCoordinates) -> None:
+        self._points, self._split = points, split
+        shape = (2, members, points.dim)
+        device = points.device
+        self._known = torch.zeros(shape[:2], dtype=torch.bool, device=device)
+        self._query = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._rest = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._products = tuple(
+            [
+                torch.zeros(members, block.stop - block.start, device=device, dtype=torch.float32)
+                for block in blocks(points.num, BLOCK)
+            ]
+            for _ in range(2)
+        )
+
+    def carried(self, members: Tensor, centred: Tensor) -> Carried:
+        """Queries ``(B, d)``, centred, as combinations of what is known of their members."""
+        inside = centred @ self._split.basis
+        rest = centred - inside @ self._split.basis.T
+        first, last = self._rest[:, members]
+        zero, one = self._known[:, members]
+        # One after the other, orthogonalised: the two are nearly parallel.
+        across = last - _along(last, first)[:, None] * first
+        second = torch.where(one, _along(rest, across), 0.0)
+        left = rest - second[:, None] * last
+        factors = torch.stack([torch.where(zero, _along(left, first), 0.0), second])
+        lengths = self._query[:, members].norm(dim=2)
+        wild = (factors.abs() * lengths).sum(0) > _AMPLIFICATION * centred.norm(dim=1)
+        single = torch.where(one, _along(rest, last), 0.0)
+        factors[0] = torch.where(wild, 0.0, factors[0])
+        factors[1] = torch.where(wild, single, factors[1])
+        moved = centred - torch.einsum("jb,jbd->bd", factors, self._query[:, members])
+        inside = moved @ self._split.basis
+        beyond = (moved - inside @ self._split.basis.T).norm(dim=1)
+        length = (factors.abs() * lengths).sum(0)
+        return Carried(members, factors.T, self._products, inside, beyond, length)
+
+    def start(self, members: Tensor, centred: Tensor) -> Tensor:
+        """Choose where the products of queries will be kept; :meth:`put` is for them."""
+        slot = self._known[0, members].long()
+        self._known[slot, members] = True
+        self._query[slot, members] = centred
+        inside = centred @ self._split.basis
+        self._rest[slot, members] = centred - inside @ self._split.basis.T
+        return slot
+
+    def multiply(
+        self, slot: Tensor, members: Tensor, block: slice, query: Tensor, near: Tensor
+    ) -> Tensor:
+        """Products ``query @ near.T`` with a block of points, which are kept, ``(B, K)``."""
+        for place, products in enumerate(self._products):
+            kept = products[block.start // BLOCK]
+            if len(members) == len(kept) and bool((slot == place).all()):
+                # All members, in order.
+                return torch.mm(query, near.T, out=kept)
+        values = query @ near.T
+        for place, products in enumerate(self._products):
+            rows = (slot == place).nonzero()[:, 0]
+            products[block.start // BLOCK][members[rows]] = values[rows]
+        return values
+
+
+def summed(
+    points: Points,
+    split: SplitCoordinates,
+    x: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    prior: Prior,
+    memory: ProductMemory,
+    carried: Carried,
+    *,
+    fresh: bool,
+) -> PartialPosterior:
+    r"""Sums over all points in float32 products, which accumulate in float64.
+
+    Args:
+        points: The training points, all different, in the order of ``split``.
+        split: Their split coordinates.
+        x: Queries ``(B, d)``, float64.
+        scale: :math:`m`, ``(B,)``.
+        sigma: :math:`\sigma`, ``(B,)``, positive.
+        prior: The terms of the logits besides the distance.
+        memory: Where products are kept.
+        carried: The queries as combinations of earlier ones.
+        fresh: Whether to take all products anew, and keep them, or to carry them.
+    """
+    centred = x - scale[:, None] * points.centre
+    variance, rows = sigma**2, carried.rows
+    top = torch.full_like(scale, -math.inf, dtype=torch.float32)
+    index = torch.full_like(scale, -1, dtype=torch.int64)
+    total, entropy = torch.zeros_like(scale), torch.zeros_like(scale)
+    weighted = torch.zeros_like(x)
+    query = (centred if fresh else carried.inside).to(torch.float32)
+    slot = memory.start(rows, centred) if fresh else rows
+    strength = (scale / variance).to(torch.float32)[:, None]
+    curvature = scale**2 / variance
+    shared = bool((curvature == curvature[0]).all())
+    # No logit lies further below the largest than this: then none needs to be cut off.
+    length = (centred if fresh else carried.inside).norm(dim=1) + (0 if fresh else carried.length)
+    reach = (2.0 * scale * length * points.radius + (scale * points.radius) ** 2) / variance
+    spread = float(prior.log_prior.max() - prior.log_prior.min()) + 2.0 * prior.bound
+    plain = float(reach.max()) + spread < -LOGIT_FLOOR and prior.exclude is None
+    plain = plain and prior.extra is None
+    buffers = [query.new_empty(len(x) * BLOCK) for _ in range(2)]
+    for block in blocks(points.num, BLOCK):
+        size = block.stop - block.start
+        values, weights = (flat[: len(x) * size].view(len(x), size) for flat in buffers)
+        near = points.centred(block, torch.float32)
+        if fresh:
+            products = memory.multiply(slot, rows, block, query, near)
+        else:
+            products = torch.mm(query, split.coordinates[block, :-1].T, out=values)
+            carried.add(values, block, torch.ones_like(scale))
+        half_norm, log_prior = points.half_norm[block], prior.log_prior[block]
+        if shared:
+            bias = (log_prior - curvature[0] * half_norm).to(torch.float32)
+            torch.addcmul(bias[None], products, strength, out=values)
+        else:
+            torch.mul(products, strength, out=values)
+            values.sub_(torch.outer(curvature, half_norm).to(torch.float32))
+            values.add_(log_prior.to(torch.float32)[None])
+        prior.restrict(values, block)
+        block_top = values.amax(1)
+        better = (block_top > top).nonzero()[:, 0]
+        index[better] = values[better].argmax(1) + block.start
+        new_top = torch.maximum(top, block_top)
+        shift = torch.where(new_top == -math.inf, 0.0, new_top)
+        moved = (top - shift).to(torch.float64)
+        factor = moved.exp()
+        values.sub_(shift[:, None])
+        if not plain:
+            values.clamp_(min=LOGIT_FLOOR)
+        torch.exp(values, out=weights)
+        unseen = new_top == -math.inf
+        if bool(unseen.any()):
+            weights[unseen] = 0.0
+        moved = torch.where(moved == -math.inf, 0.0, moved)
+        entropy = factor * (entropy + moved * total) + torch.linalg.vecdot(values, weights)
+        total = factor * total + weights.sum(1)
+        if bool((factor < 1.0).any()):
+            weighted.mul_(factor[:, None])
+        weighted.add_(weights @ near)
+        top = new_top
+    error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
+    error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)
+    if not fresh:
+        error = error + carried.error(points, scale) + scale * carried.rest * split.residual
+    roundoff = unit_roundoff(torch.float32) * rounding_factor(BLOCK)
+    return PartialPosterior(
+        top_logit=top.to(torch.float64) - (centred**2).sum(1) / (2 * variance),
+        top_index=index,
+        total=total,
+        residual_sum=scale[:, None] * weighted - total[:, None] * centred,
+        entropy_sum=entropy,
+        logit_error=error / variance + unit_roundoff(torch.float32) * prior.bound,
+        sum_error=roundoff * scale * points.radius
+        + 4 * unit_roundoff(torch.float64) * centred.norm(dim=1),
+    )
+
+
+def _along(vectors: Tensor, direction: Tensor) -> Tensor:
+    """Coefficient of the projection of each vector, ``(B,)``; 0 along a vanishing direction."""
+    square = torch.linalg.vecdot(direction, direction)
+    return torch.linalg.vecdot(vectors, direction) / square.clamp_min(1e-300)
