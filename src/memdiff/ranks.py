@@ -14,6 +14,7 @@ rank whose connection closes is found dead at once by whoever waits for it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
@@ -336,6 +337,7 @@ def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None
     ranks._store = dist.PrefixStore("memdiff", store)
     ranks._watch = _Watch(ranks, ranks._store, on_death or ranks.abandon)
     ranks._watch.start()
+    atexit.register(ranks.close)  # a thread inside the store would abort an interpreter that ends
     _joined = ranks
     return ranks
 
