@@ -26,6 +26,13 @@ TABLES: dict[str, Table] = {
         "1.15; 0.25 with the tolerance where there are at most 32 candidates; 1.1 times SDPA in "
         "up to 32 dimensions.",
     ),
+    "trajectory": Table(
+        "benchmarks.trajectory",
+        "An 18-step EDM Heun run of `sample` with a tolerance. `memdiff`: its time over 35 pairs "
+        "of products (`target`: at most). `set-up`: what the first run takes once, in pairs of "
+        "products. `counted`: the share of work by counts. `locked`: evaluations that one "
+        "certified point answered. `difference`: of 4 samples from those of tolerance 0.",
+    ),
     "neighbors": Table(
         "benchmarks.neighbors",
         "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`. `streamed`: "
