@@ -57,6 +57,8 @@ def test_batches_and_wrappers_share_nothing():
     torch.testing.assert_close(parts.x, whole.x, rtol=0, atol=1e-4)
     assert whole.stats.levels and score.score._trajectory is None
     assert score.along(Trajectory()).score is not score.score
+    fresh = EmpiricalScore(POINTS, EDM())
+    assert fresh.along(Trajectory())._engine is fresh._engine is not None
     assert score.score.tolerance is None
 
 

@@ -203,6 +203,7 @@ class EmpiricalScore(Score):
         if self.tolerance is None and index > self.memory_limit:
             return self  # what leaves points out lies in memory, where these points shall not
         view = copy.copy(self)
+        view._engine = self.engine  # built now if it was not: one for all views
         view._trajectory = trajectory
         if view.tolerance is None:
             view.tolerance = negligible_mass(self.dtype)
