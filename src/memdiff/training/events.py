@@ -1,4 +1,4 @@
-"""The curves of a run as TensorBoard shows them."""
+"""The curves of a run under the names that loggers show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from memdiff.training.observation import Observation
 
-__all__ = ["Events"]
+__all__ = ["Events", "curves"]
 
 
 class Events:
@@ -34,8 +34,12 @@ class Events:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record of training or of the monitor; it is with the system afterwards."""
-        curves = _training(record) if record["kind"] == "training" else _monitor(record)
-        for name, value in curves.items():
+        if record["kind"] == "training":
+            values = _training(record)
+        else:
+            fields = {name: value for name, value in record.items() if name != "kind"}
+            values = curves(Observation.from_dict(fields))
+        for name, value in values.items():
             self._writer.add_scalar(name, value, record["step"])
         self._writer.flush()
 
@@ -44,19 +48,8 @@ class Events:
         self._writer.close()
 
 
-def _training(record: Mapping[str, Any]) -> dict[str, float]:
-    names = {
-        "denoising_loss": "training/denoising loss",
-        "penalty": "training/penalty",
-        "gradient_norm": "training/gradient norm",
-        "learning_rate": "training/learning rate",
-    }
-    return {label: record[name] for name, label in names.items()}
-
-
-def _monitor(record: Mapping[str, Any]) -> dict[str, float]:
-    fields = {name: value for name, value in record.items() if name != "kind"}
-    seen = Observation.from_dict(fields)
+def curves(seen: Observation) -> dict[str, float]:
+    """The numbers of an observation by the name of their curve."""
     return {
         "denoising loss/train": seen.train_loss,
         "denoising loss/heldout": seen.heldout_loss,
@@ -71,3 +64,13 @@ def _monitor(record: Mapping[str, Any]) -> dict[str, float]:
         "nearest distance/samples to heldout": seen.heldout_distance,
         "nearest distance/heldout to train": seen.fresh_distance,
     }
+
+
+def _training(record: Mapping[str, Any]) -> dict[str, float]:
+    names = {
+        "denoising_loss": "training/denoising loss",
+        "penalty": "training/penalty",
+        "gradient_norm": "training/gradient norm",
+        "learning_rate": "training/learning rate",
+    }
+    return {label: record[name] for name, label in names.items()}
