@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from memdiff.audit import audit
-from memdiff.audit.inputs import duplicate_distance
+from memdiff.audit.inputs import distinct_points, duplicate_distance
 from memdiff.data import Dataset, StreamedDataset, load
 from memdiff.features import DCT, PCA, FeatureCache, Flip, Pixels, TableColumns
 from memdiff.features import descriptor as descriptor_module
-from memdiff.neighbors import self_nearest
+from memdiff.neighbors import duplicate_groups, self_nearest
 from memdiff.sources import Rows
 
 
@@ -185,3 +185,13 @@ def test_the_tolerance_from_some_of_many_points(monkeypatch: pytest.MonkeyPatch)
     assert exact <= 0.01 * float(self_nearest(x).distances.median())
     monkeypatch.setattr("memdiff.audit.inputs._ASKED", 1000)
     assert duplicate_distance(x, 0.01, 4000) == pytest.approx(exact, rel=0.1)
+
+
+def test_one_point_of_each_group(tmp_path: Path) -> None:
+    x = torch.tensor([[3.0], [1.0], [3.0], [2.0], [1.0]])
+    np.save(tmp_path / "x.npy", x.numpy())
+    rows = Rows.open(tmp_path / "x.npy")
+    found = [distinct_points(points, duplicate_groups(points)) for points in (rows, x)]
+    assert isinstance(found[0], Rows)
+    assert found[0][:].tolist() == found[1].tolist() == [[3.0], [1.0], [2.0]]
+    assert distinct_points(rows[1:4], duplicate_groups(rows[1:4])).tolist() == x[1:4].tolist()
