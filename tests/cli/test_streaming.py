@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonargparse import Namespace
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from memdiff.cli import main
+from memdiff.cli.data_options import load_sets
 from memdiff.data import StreamedDataset, load
 from memdiff.sources import Rows
 
@@ -178,3 +181,17 @@ def test_the_key_of_shards_reaches_them(train: Path, tmp_path: Path) -> None:
     command = ["sample", "--train", str(train), "--key", "latents", "--num", "2", "--quiet"]
     assert _run([*command, "--steps", "3", "--out", str(tmp_path / "o.npz")]) == 0
     assert load(tmp_path / "o.npz").x.shape == (2, 2)
+
+
+def test_options_reach_the_sets_that_they_apply_to(tmp_path: Path) -> None:
+    for folder in ("shards", "pictures"):
+        (tmp_path / folder).mkdir()
+    content = {"latents": torch.zeros(4, 1, 6, 6), "other": torch.ones(4, 2)}
+    save_file(content, tmp_path / "shards" / "0.safetensors")
+    for number in range(3):
+        Image.new("L", (9, 9), number).save(tmp_path / "pictures" / f"{number}.png")
+    options = Namespace(limit=None, size=6, mode=None, key="latents", stream_above=0)
+    sources = {"train": str(tmp_path / "shards"), "generated": str(tmp_path / "pictures")}
+    sets = load_sets(options, sources)
+    assert sets["train"].shape == sets["generated"].shape == (1, 6, 6)
+    assert isinstance(sets["train"], StreamedDataset)
