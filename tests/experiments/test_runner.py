@@ -299,6 +299,7 @@ def test_the_registry_names_the_experiments_of_the_report_and_stays_light():
         "width",
         "singularity",
         "network-tikhonov",
+        "onset-law",
     )
     code = (
         "import sys, memdiff.experiments\n"

@@ -39,6 +39,7 @@ REGISTRY: tuple[tuple[str, str], ...] = (
     ("width", "width"),
     ("singularity", "singularity"),
     ("network-tikhonov", "network_tikhonov"),
+    ("onset-law", "onset_law"),
 )
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in REGISTRY)
