@@ -181,7 +181,12 @@ def test_options_of_another_run_are_refused(tmp_path, capsys):
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-ACCELERATE = ("-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu")
+# With --cpu, accelerate starts one process; with --multi_gpu two, also where there is no GPU.
+ACCELERATE = (
+    *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+    *("--main_process_port", "0"),
+)
 
 
 def start(launcher, *arguments, cwd):
