@@ -18,6 +18,7 @@ def test_provenance_is_json_and_true():
     assert origin["versions"]["numpy"] == numpy.__version__
     assert (origin["seed"], origin["command"]) == (3, "memdiff reproduce")
     assert origin["threads"] == torch.get_num_threads()
+    assert origin["processes"] == 1
     age = datetime.now(UTC) - datetime.fromisoformat(origin["date"])
     assert timedelta(0) <= age < timedelta(minutes=1)
 

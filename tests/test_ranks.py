@@ -147,6 +147,7 @@ def test_reproduce_measures_what_one_process_measures(tmp_path):
     code, out, err = torchrun(tmp_path, "reproduce", "--out", "found", "--json", "--only", *names)
     assert code == 0, err
     found, alone = json.loads(out), reproduce(only=names, out=tmp_path / "alone")
+    assert (found["provenance"]["processes"], alone["provenance"]["processes"]) == (2, 1)
     assert found == json.loads((tmp_path / "found" / "results.json").read_text())
     for results in (found, alone):
         assert set(results["experiments"]) == set(names)

@@ -87,10 +87,13 @@ def provenance(*, seed: int, command: str | None = None) -> dict[str, Any]:
         command: Command line; that of the process by default.
 
     Returns:
-        JSON-able dict with ``versions``, ``platform``, ``cpu``, ``cores``, ``threads``, ``seed``,
-        ``command``, ``date`` (UTC, ISO 8601), ``commit`` and ``source_sha256``.
+        JSON-able dict with ``versions``, ``platform``, ``cpu``, ``cores``, ``threads``,
+        ``processes``, ``seed``, ``command``, ``date`` (UTC, ISO 8601), ``commit`` and
+        ``source_sha256``.
     """
     import torch
+
+    from memdiff.ranks import joined
 
     return {
         "versions": versions(),
@@ -100,6 +103,7 @@ def provenance(*, seed: int, command: str | None = None) -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": joined().count,
         "seed": seed,
         "command": command
         if command is not None

@@ -272,7 +272,10 @@ def _collect(
             experiments[name] = load(name)
             kept = store.load(name, settings_key(name, preset, seed))
             if kept is None:
-                raise OSError(f"the outcome of {name} is no longer in the output folder")
+                raise ValueError(
+                    f"the outcome of {name} is that of process {rank}, with other versions: start "
+                    "all processes with one version of memdiff and of torch."
+                )
             finished[name] = replace(kept, resumed=resumed)
     for name in (one.name for one in failures):
         if name not in experiments:
