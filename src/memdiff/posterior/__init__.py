@@ -25,6 +25,10 @@ Nothing of size ``B x N`` is ever stored: temporary memory stays below ``memory_
 Accumulators are float64 and merge associatively, so that blocks, shards and ranks give the
 answer of one pass.
 
+With a ``tolerance`` the engine may leave out points that certifiably carry less of the weight
+than that (see :mod:`~memdiff.posterior.certified`), and a :class:`Trajectory` lets it use what
+it found at earlier queries of the same batch; without one every point counts.
+
 References:
     Baptista et al., arXiv:2501.15785 (the minimiser of empirical score matching).
     Milakov, Gimelshein, *Online normalizer calculation for softmax*, arXiv:1805.02867.

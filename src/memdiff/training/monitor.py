@@ -39,6 +39,7 @@ from memdiff.processes import ForwardProcess
 from memdiff.samplers import Heun, Sampler, sample
 from memdiff.scores import EmpiricalScore
 from memdiff.scores.base import Score
+from memdiff.scores.empirical import negligible_mass
 from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, find_onset, fisher_exact
 
@@ -138,7 +139,8 @@ class Monitor:
         self.settings = settings or MonitorSettings()
         self.observations: list[Observation] = []
         self._train, self._heldout, self._process = train, heldout, process
-        self._empirical = EmpiricalScore(train, process)
+        mass = negligible_mass(train.dtype)
+        self._empirical = EmpiricalScore(train, process, tolerance=mass)
         self._ratios = self.settings.ratios or _scaled_ratios(train)
         self._null: tuple[int, float] | None = None
 
