@@ -92,6 +92,7 @@ def test_mapped_and_selected_rows(storage: Callable[[Tensor, Path], Rows], tmp_p
     assert torch.equal(twice.tensor(), 2 * x[index][::2].to(torch.float64))
     assert twice.dtype == torch.float64
     assert torch.equal(rows.flatten().tensor(), x.flatten(1))
+    assert torch.equal(twice.map(torch.square).tensor(), 4 * x[index][::2].double().square())
     assert torch.equal(Rows(twice).read(3, 9), twice.read(3, 9))
     with pytest.raises(ValueError, match="selects no row"):
         rows.select(torch.empty(0, dtype=torch.int64))
@@ -104,7 +105,7 @@ def _doubled(x: Tensor) -> Tensor:
 def test_moments_of_ill_conditioned_data(
     storage: Callable[[Tensor, Path], Rows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "SPAN_BYTES", 1000)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1000)
     x = (_points() + 1e4).to(torch.float64)
     found = storage(x, tmp_path).moments()
     flat = x.flatten(1)

@@ -243,9 +243,9 @@ class Rows:
         for start in range(0, len(self), size):
             yield self._points(start, min(start + size, len(self)))
 
-    def block_size(self, memory: int = BLOCK_BYTES) -> int:
-        """Number of rows whose float64 copies take ``memory`` bytes, at least 1."""
-        return max(1, memory // (8 * self.features))
+    def block_size(self, memory: int | None = None) -> int:
+        """Number of rows, at least 1, whose float64 copies take ``memory`` bytes (or 1 MiB)."""
+        return max(1, (BLOCK_BYTES if memory is None else memory) // (8 * self.features))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Rows:
         """The rows under a function, which is applied to each block as it is read.
