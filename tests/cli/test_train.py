@@ -177,6 +177,68 @@ def test_options_of_another_run_are_refused(tmp_path, capsys):
     assert (out / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--seeds 4:0", "--seeds must be a range such as 0:4"),
+        ("--launcher local", "are for --seeds: give it"),
+        ("--seeds 0,0", "--seeds must be a range such as 0:4"),
+        ("--seeds a", "--seeds must be a range such as 0:4"),
+        ("--seeds 0:2 --launcher-options timeout", "must be KEY=VALUE, got 'timeout'"),
+        ("--seeds 0:2 --launcher-options timeout_min=3", "timeout_min are for jobs"),
+        ("--seeds 0:2 --jobs 0", "jobs must be at least 1, got 0"),
+        ("--seeds 0:2 --steps 0", "steps must be at least 1"),
+        ("--seeds 0:2 --network unet", r"seed 0 failed \(and 1 more of 2\): the network unet"),
+    ],
+)
+def test_bad_sweeps_are_one_sentence(tmp_path, capsys, options, said):
+    data = array(tmp_path / "train.npy")
+    given = options.split()
+    rest = [] if "--steps" in given else ["--steps", 4]
+    code, text, error = run(
+        capsys, "--train", data, "--out", tmp_path / "s", *given, *rest, *SMALL[2:]
+    )
+    assert (code, text, error.count("\n")) == (2, "", 1) and re.search(said, error), error
+
+
+def test_seeds_are_the_runs_of_each(tmp_path, capsys):
+    data, out = array(tmp_path / "train.npy"), tmp_path / "sweep"
+    run(capsys, "--train", data, "--out", tmp_path / "one", "--seed", 3, *SMALL)
+    code, text, _ = run(capsys, "--train", data, "--out", out, "--seeds", "3,1", *SMALL)
+    assert code == 0
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["seed", "ending", "step", "kept_step", "onset", "tau_gen", "verdict"]
+    assert [line[:4] for line in lines[1:3]] == [
+        ["3", "steps", "12", "12"],
+        ["1", "steps", "12", "12"],
+    ]
+    assert torch.equal(weights(out / "seed-3"), weights(tmp_path / "one"))
+    assert not torch.equal(weights(out / "seed-1"), weights(tmp_path / "one"))
+    found = json.loads((out / "summary.json").read_text())
+    assert [row["seed"] for row in found["runs"]] == [1, 3]
+    code, text, _ = run(capsys, "--train", data, "--out", out, "--seeds", "3,1", *SMALL, "--json")
+    assert [row["seed"] for row in json.loads(text)["runs"]] == [3, 1]
+
+
+@pytest.mark.slow
+def test_seeds_in_jobs_are_the_runs_here(tmp_path, capsys):
+    pytest.importorskip("submitit")
+    data = array(tmp_path / "train.npy")
+    command = ("--train", data, "--seeds", "0:2", *SMALL)
+    code, here, _ = run(capsys, *command, "--out", tmp_path / "here")
+    assert code == 0
+    code, text, _ = run(
+        capsys, *command, "--out", tmp_path / "jobs", "--launcher", "local",
+        "--launcher-options", "timeout_min=10",
+    )  # fmt: skip
+    assert code == 0 and text.splitlines()[:3] == here.splitlines()[:3]
+    for seed in (0, 1):
+        assert torch.equal(
+            weights(tmp_path / "jobs" / f"seed-{seed}"),
+            weights(tmp_path / "here" / f"seed-{seed}"),
+        )
+
+
 # Under a launcher
 
 

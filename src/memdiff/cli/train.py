@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from memdiff.cli.data_options import DATA, add_data_options, load_sets
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.sweep import add_sweep_options, run_seeds
 
 if TYPE_CHECKING:
     from memdiff.training import Assessment, RunSettings, TrainingRun
@@ -48,6 +49,7 @@ def add_arguments(parser: Parser) -> None:
     add_data_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_sweep_options(parser)
 
 
 def _add_model_options(parser: Parser) -> None:
@@ -162,15 +164,38 @@ def _add_monitor_options(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
+    _check(options)
+    if options.seeds is not None:
+        return run_seeds(options, _report)
+    done, assessment = _train(options)
+    _print(done, assessment, as_json=options.json)
+    return 0
+
+
+def _check(options: Namespace) -> None:
+    """What is wrong with the options is said before anything is loaded."""
+    if options.audit_samples < 0 or options.audit_samples == 1:
+        raise ValueError(f"--audit-samples must be 0 or at least 2, got {options.audit_samples}.")
+    if options.seeds is None and (
+        options.launcher != "here" or options.jobs is not None or options.launcher_options
+    ):
+        raise ValueError("--launcher, --jobs and --launcher-options are for --seeds: give it.")
+    _settings(options)
+
+
+def _report(options: Namespace) -> dict[str, Any]:
+    """Do one run of several; what it has found, in plain JSON types."""
+    from memdiff.training import summary
+
+    return summary(*_train(options))
+
+
+def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     from memdiff.doctor import resolve_device
     from memdiff.ranks import joined
     from memdiff.samplers import Heun
     from memdiff.training import assess, train_in_folder, write_reports
 
-    # What is wrong with the options is said before anything is loaded.
-    if options.audit_samples < 0 or options.audit_samples == 1:
-        raise ValueError(f"--audit-samples must be 0 or at least 2, got {options.audit_samples}.")
-    settings = _settings(options)
     device = resolve_device(options.device)
     sources = {"train": options.train}
     if options.heldout is not None:
@@ -190,14 +215,14 @@ def run(options: Namespace) -> int:
                 "process": options.process,
                 "parametrization": options.parametrization,
             },
-            settings,
+            _settings(options),
             heldout=sets.get("heldout"),
             device=device,
             progress=progress,
             ranks=ranks,
         )
         if not ranks.is_first:
-            return 0
+            return done, None
         assessment = None
         if options.audit_samples and done.ending != "time":
             assessment = assess(
@@ -208,8 +233,7 @@ def run(options: Namespace) -> int:
                 progress=progress,
             )
         write_reports(done, assessment)
-    _print(done, assessment, as_json=options.json)
-    return 0
+    return done, assessment
 
 
 def _settings(options: Namespace) -> RunSettings:
