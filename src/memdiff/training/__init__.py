@@ -1,6 +1,6 @@
 """Training score networks: the loop, the monitor, ensembles and networks."""
 
-from memdiff.training.assessment import Assessment, assess, summary, write_reports
+from memdiff.training.assessment import Assessment, assess, summary
 from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.candidates import Choice
@@ -20,6 +20,7 @@ from memdiff.training.objective import (
 )
 from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, Reading, find_onset
+from memdiff.training.reports import write_reports
 from memdiff.training.run import TrainingRun, train_in_folder
 from memdiff.training.settings import RunSettings
 

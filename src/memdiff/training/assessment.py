@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from memdiff.audit import AuditResult, audit
-from memdiff.data import Dataset, save_arrays, write_json
+from memdiff.data import Dataset, save_arrays
 from memdiff.provenance import provenance
 from memdiff.samplers import Heun, Sampler, sample
 from memdiff.training.run import TrainingRun
 
-__all__ = ["Assessment", "assess", "summary", "write_reports"]
+__all__ = ["Assessment", "assess", "summary"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -137,28 +136,6 @@ def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
         "seconds": run.seconds,
         "provenance": provenance(seed=run.settings.training.seed),
     }
-
-
-def write_reports(run: TrainingRun, assessment: Assessment | None) -> Path:
-    """Write ``report.json``, ``report.html`` and the page of the audit, ``audit.html``.
-
-    Args:
-        run: The run.
-        assessment: What :func:`assess` found, or None.
-
-    Returns:
-        The path of ``report.html``.
-    """
-    from memdiff.report import write_html
-    from memdiff.training.page import compose
-
-    write_json(run.folder / "report.json", summary(run, assessment))
-    if assessment is not None:
-        assessment.audit.to_json(run.folder / "audit.json")
-        assessment.audit.to_html(run.folder / "audit.html")
-    path = run.folder / "report.html"
-    write_html(compose(run, assessment), path)
-    return path
 
 
 def _plain(run: TrainingRun) -> dict[str, Any]:
