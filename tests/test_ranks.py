@@ -40,7 +40,7 @@ def start(command, cwd, timeout=60, **environment):
 
 def torchrun(cwd, *arguments, **environment):
     process = start([*TORCHRUN, "-m", "memdiff", *arguments], cwd, **environment)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     return process.returncode, out, err
 
 
@@ -178,7 +178,7 @@ def rank_of(pid):
     return next((int(one[5:]) for one in environment if one.startswith(b"RANK=")), None)
 
 
-def wait_for(condition, seconds=45):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "nothing happened"
@@ -199,10 +199,10 @@ def test_a_killed_rank_ends_the_other_and_loses_no_finished_batch(tmp_path):
         victim = next(int(pid) for pid in children if rank_of(pid) == 1)
         os.kill(victim, signal.SIGKILL)
         begin = time.monotonic()
-        _, err = process.communicate(timeout=45)
+        _, err = process.communicate(timeout=90)
     finally:
         process.kill()
-    assert process.returncode != 0 and time.monotonic() - begin < 30
+    assert process.returncode != 0 and time.monotonic() - begin < 60  # the stated time
     assert len(said(err)) == 1 and "the same command goes on" in said(err)[0]
     assert "/" not in said(err)[0]  # no place in somebody's source
     assert "exitcode  : 3" in err
