@@ -91,7 +91,10 @@ def test_an_interrupted_run_goes_on_exactly(
     snapshots(stack(), [40, 100, 150], state, look)
     resumed = stack()
     snapshots(resumed, [40, 100, 150], state, look)
-    assert seen == [40, 100, 100, 150]
+    assert seen == [40, 100, 40, 100, 150]
+    resumed.check_step(150)
+    with pytest.raises(ValueError, match="step 100 is to be measured"):
+        resumed.check_step(100)
     for a, b in zip(whole.score(0).parameters(), resumed.score(0).parameters(), strict=True):
         assert torch.equal(a, b)
     other = stack((5, 6))

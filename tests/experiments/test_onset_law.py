@@ -52,7 +52,6 @@ def test_a_small_run_is_measured_and_resumed(
     assert all(len(row) == 3 for row in found["fraction"])
     assert all(row[0] > row[-1] for row in found["heldout"])
     monkeypatch.setattr(onset_law, "sample", lambda *_, **__: pytest.fail("sampled twice"))
-    (tmp_path / "stack-2.safetensors").unlink()
     assert onset_law.measure(context, study, 2) == found
 
 

@@ -40,6 +40,7 @@ REGISTRY: tuple[tuple[str, str], ...] = (
     ("singularity", "singularity"),
     ("network-tikhonov", "network_tikhonov"),
     ("onset-law", "onset_law"),
+    ("conditional-network", "conditional_network"),
 )
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in REGISTRY)

@@ -168,6 +168,18 @@ class NetworkStack:
         score = NetworkScore(net, EDM(), "edm", sigma_data=self.settings.sigma_data)
         return score.eval().requires_grad_(False)
 
+    def check_step(self, step: int) -> None:
+        """Refuse to measure at a step that lies behind.
+
+        Raises:
+            ValueError: If the networks are not those of ``step``.
+        """
+        if self.step != step:
+            raise ValueError(
+                f"step {step} is to be measured, but the networks are at step {self.step}: a kept "
+                "result was lost; remove the state of training to start again."
+            )
+
     def save(self, path: Path) -> None:
         """Write all that training needs to go on exactly, whole or not at all."""
         from safetensors.torch import save_file
@@ -244,11 +256,14 @@ def snapshots(
 ) -> None:
     """Train to each of ``steps`` and look; what was looked at is kept by the caller.
 
+    After an interruption the steps that lie behind the state are looked at again: ``look`` answers
+    from what it kept.
+
     Args:
         stack: The stack, restored from ``state`` where there is one.
         steps: Steps of the looks, increasing.
         state: File of the state of training.
-        look: Called with each step that lies ahead, and the stack; ends the run by True.
+        look: Called with each step and the stack; ends the run by True.
     """
     if state.is_file():
         stack.restore(state)
@@ -256,7 +271,7 @@ def snapshots(
         while stack.step < step:
             stack.advance(min(CHUNK, step - stack.step))
             stack.save(state)
-        if stack.step == step and look(step, stack):
+        if look(step, stack):
             return
 
 

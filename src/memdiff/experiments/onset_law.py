@@ -35,7 +35,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,18 +43,14 @@ from torch import Tensor
 from memdiff.data import load
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.experiments.network_stack import NetworkStack, StackSettings, snapshots
+from memdiff.experiments.onset_views import curves_plot, law_plot, onset_table
 from memdiff.experiments.power_law import PowerLaw, crossing, fit_power_law
 from memdiff.metrics import ratio
 from memdiff.objectives import draw
-from memdiff.report.document import Table
-from memdiff.report.figures import BLACK, GREY, MARKERS, PALETTE, VERMILION, legend, new_panels
 from memdiff.samplers import Heun, sample
 from memdiff.scores import Score
 from memdiff.training.networks import MLP
 from memdiff.training.objective import Objective, edm_objective
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Plot
 
 __all__ = ["EXPERIMENTS", "OnsetStudy", "digits", "judge", "run_study"]
 
@@ -65,7 +61,7 @@ HELDOUT = 512
 LEVEL, OTHER_LEVELS = 0.5, (0.1, 0.25)
 PLATEAU = 0.95
 MARGIN = 0.2
-"""How far an exponent may be from the published one: over a factor 8 in N a factor 1.5 in time."""
+"""How far an exponent may be from the published one: 1.7 in time over a factor 16 in N."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +132,23 @@ def measure(context: Context, study: OnsetStudy, size: int) -> dict[str, Any]:
     nets = [MLP((1, 8, 8), width=study.width, depth=2, seed=seed) for seed in seeds]
     stack = NetworkStack(nets, train, seeds, settings)
 
-    def compute() -> dict[str, list[float]]:
+    def compute(step: int) -> dict[str, list[float]]:
+        stack.check_step(step)
         found: dict[str, list[float]] = {"fraction": [], "heldout": []}
         for index, seed in enumerate(seeds):
             score = stack.score(index)
             found["heldout"].append(heldout_loss(score, split[index][1], objective))
-            if stack.step:
+            if step:
                 x = sample(score, num=study.samples, sampler=Heun(steps=18), seed=seed).x
                 copies = ratio(generated=x, train=train[index], threshold=1 / 3, dimension=1.0)
                 found["fraction"].append(copies.value)
         return found
 
-    steps, looks = [0], [context.cached(f"look-{size}-0", compute)]
+    steps, looks = [0], [context.cached(f"look-{size}-0", lambda: compute(0))]
 
     def look(step: int, _: NetworkStack) -> bool:
         context.progress(f"N = {size}, step {step}")
-        looks.append(context.cached(f"look-{size}-{step}", compute))
+        looks.append(context.cached(f"look-{size}-{step}", lambda: compute(step)))
         steps.append(step)
         return min(looks[-1]["fraction"]) >= LEVEL + 0.1
 
@@ -211,7 +208,7 @@ def run(context: Context) -> Outcome:
         context,
         context.pick(
             quick=OnsetStudy((2, 4, 6, 8), 4, 1449, 64, 256),
-            paper=OnsetStudy((16, 32, 64, 128), 4, 46_341, 256, 256),
+            paper=OnsetStudy((8, 16, 32, 64, 128), 4, 32_768, 256, 256),
         ),
     )
 
@@ -238,9 +235,11 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
     mem = fit_power_law(sizes, times, ends)
     # A run whose held-out loss never falls has no plateau, late or early: it is no censored run.
     falls = [place for place, value in enumerate(generalised) if value is not None]
-    gen = fit_power_law(
-        [sizes[i] for i in falls], [generalised[i] for i in falls], [ends[i] for i in falls]
-    )
+    gen = None
+    if 2 * len(falls) >= len(runs):
+        gen = fit_power_law(
+            [sizes[i] for i in falls], [generalised[i] for i in falls], [ends[i] for i in falls]
+        )
     others = {level: fit_power_law(sizes, memorised(level), ends) for level in OTHER_LEVELS}
     paper = context.preset == "paper"
     sensitivity = "; ".join(
@@ -276,14 +275,14 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
         within=judge(mem, gen) if paper else None,
         tolerance=(
             f"The 95 % intervals of both exponents come within {MARGIN} of the published ones; "
-            "over a factor 8 in N that is a factor 1.5 in time, which the published collapse of "
+            "over a factor 16 in N that is a factor 1.7 in time, which the published collapse of "
             "curves would hardly show. Small sizes (the quick preset) are not judged."
         ),
         finding=finding,
         figures=(
             Figure(
                 "curves",
-                _curves_plot(study, found),
+                curves_plot(study.sizes, found, LEVEL),
                 "Left: memorised fraction against training steps, mean over the seeds with their "
                 "range; dashed: the level of τ_mem. Right: the same against steps over N, where "
                 "the published law says that the curves coincide.",
@@ -292,7 +291,7 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
             ),
             Figure(
                 "law",
-                _law_plot(study, sizes, times, generalised, ends, mem, gen),
+                law_plot(study.sizes, sizes, times, generalised, ends, mem, gen),
                 "Onset of memorisation and plateau of the held-out loss against the number of "
                 "training images, one mark a seed (open triangles: runs that ended before, "
                 "censored), with the fitted laws and the published slope.",
@@ -300,7 +299,17 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
                 "hardly does.",
             ),
         ),
-        tables=(_table(study, sizes, times, generalised),),
+        tables=(
+            onset_table(
+                study.sizes,
+                sizes,
+                times,
+                generalised,
+                f"{study.seeds} seeds, each with a subset of its own; batches of "
+                f"{StackSettings().batch_size}, width {study.width}, {study.samples} samples a "
+                "look.",
+            ),
+        ),
         measured_text=f"τ_mem ∼ N^{_law_text(mem)}, τ_gen ∼ N^{_law_text(gen)}",
         published_text="τ_mem ∼ N, τ_gen constant",
     )
@@ -320,114 +329,6 @@ def _law_json(law: PowerLaw | None) -> dict[str, float] | None:
         "scatter": law.scatter,
         "censored": law.censored,
     }
-
-
-def _table(
-    study: OnsetStudy,
-    sizes: Sequence[int],
-    times: Sequence[float | None],
-    generalised: Sequence[float | None],
-) -> Table:
-    def cell(values: Sequence[float | None], size: int, missing: str) -> str:
-        own = [value for s, value in zip(sizes, values, strict=True) if s == size]
-        reached = [value for value in own if value is not None]
-        if not reached:
-            return missing
-        text = f"{min(reached):.0f} to {max(reached):.0f}"
-        return text if len(reached) == len(own) else f"{text}; {len(own) - len(reached)} {missing}"
-
-    return Table(
-        "Onset of memorisation and plateau of the held-out loss, range over the seeds.",
-        ("Training images N", "τ_mem, steps", "τ_gen, steps"),
-        [[f"{s}", cell(times, s, "later"), cell(generalised, s, "none")] for s in study.sizes],
-        note=f"{study.seeds} seeds, each with a subset of its own; batches of "
-        f"{StackSettings().batch_size}, width {study.width}, {study.samples} samples a look. "
-        "Later: not within the run. None: the held-out loss never fell.",
-    )
-
-
-def _curves_plot(study: OnsetStudy, found: Sequence[dict[str, Any]]) -> Plot:
-    figure, panels = new_panels(1, 2, height=3.6, sharey=True)
-    for number, (size, one) in enumerate(zip(study.sizes, found, strict=True)):
-        values = torch.tensor(one["fraction"], dtype=torch.float64)
-        for axes, unit in zip(panels[0], (1, size), strict=True):
-            x = [step / unit for step in one["steps"][1:]]
-            low, high = values.amin(0).numpy(), values.amax(0).numpy()
-            color = PALETTE[number]
-            axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-            axes.plot(
-                x,
-                values.mean(0).numpy(),
-                color=color,
-                marker=MARKERS[number],
-                markersize=3.5,
-                label=f"N = {size}",
-            )
-    for axes, label in zip(panels[0], ("training steps", "training steps / N"), strict=True):
-        axes.axhline(LEVEL, color=BLACK, linestyle="--", linewidth=1.0)
-        axes.set(xscale="log", xlabel=label, ylim=(-0.03, 1.03))
-    panels[0, 0].set_ylabel("memorised fraction")
-    legend(panels[0, 0])
-    return figure
-
-
-def _law_plot(
-    study: OnsetStudy,
-    sizes: Sequence[int],
-    times: Sequence[float | None],
-    generalised: Sequence[float | None],
-    ends: Sequence[int],
-    mem: PowerLaw | None,
-    gen: PowerLaw | None,
-) -> Plot:
-    figure, panels = new_panels(1, 1, height=4.2)
-    axes = panels[0, 0]
-    line = [study.sizes[0], study.sizes[-1]]
-    for name, values, law, color, marker in (
-        ("τ_mem", times, mem, VERMILION, "o"),
-        ("τ_gen", generalised, gen, PALETTE[0], "s"),
-    ):
-        seen = [(s, v) for s, v in zip(sizes, values, strict=True) if v is not None]
-        cut = [(s, e) for s, v, e in zip(sizes, values, ends, strict=True) if v is None]
-        axes.plot(
-            *zip(*seen, strict=True),
-            marker,
-            color=color,
-            markersize=5,
-            alpha=0.8,
-            label=f"{name}, one seed",
-        ) if seen else None
-        if cut:
-            axes.plot(
-                *zip(*cut, strict=True),
-                "^",
-                color=color,
-                markerfacecolor="none",
-                label=f"{name} later than this",
-            )
-        if law is not None:
-            axes.plot(
-                line,
-                [law.at(s) for s in line],
-                color=color,
-                label=f"fit: N^{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]",
-            )
-    if mem is not None:
-        middle = (line[0] * line[1]) ** 0.5
-        axes.plot(
-            line,
-            [mem.at(middle) * s / middle for s in line],
-            "--",
-            color=GREY,
-            label="published slope, τ_mem ∼ N",
-        )
-    axes.set(
-        xscale="log", yscale="log", xlabel="number of training images N", ylabel="training steps"
-    )
-    axes.set_xticks(study.sizes, [f"{s}" for s in study.sizes])
-    axes.xaxis.set_minor_formatter("")
-    legend(axes, outside=True)
-    return figure
 
 
 EXPERIMENTS = (
