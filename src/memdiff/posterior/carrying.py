@@ -141,15 +141,15 @@ class ProductMemory:
         self, slot: Tensor, members: Tensor, block: slice, query: Tensor, near: Tensor
     ) -> Tensor:
         """Products ``query @ near.T`` with a block of points, which are kept, ``(B, K)``."""
+        values = torch.mm(query, near.T)
+        number = block.start // BLOCK
         for place, products in enumerate(self._products):
-            kept = products[block.start // BLOCK]
-            if len(members) == len(kept) and bool((slot == place).all()):
-                # All members, in order.
-                return torch.mm(query, near.T, out=kept)
-        values = query @ near.T
+            if len(members) == len(products[number]) and bool((slot == place).all()):
+                products[number] = values  # all members, in order
+                return values
         for place, products in enumerate(self._products):
             rows = (slot == place).nonzero()[:, 0]
-            products[block.start // BLOCK][members[rows]] = values[rows]
+            products[number][members[rows]] = values[rows]
         return values
 
 
@@ -203,8 +203,8 @@ def summed(
         if fresh:
             products = memory.multiply(slot, rows, block, query, near)
         else:
-            products = torch.mm(query, split.coordinates[block, :-1].T, out=values)
-            carried.add(values, block, torch.ones_like(scale))
+            products = torch.mm(query, split.coordinates[block, :-1].T)
+            carried.add(products, block, torch.ones_like(scale))
         half_norm, log_prior = points.half_norm[block], prior.log_prior[block]
         if shared:
             bias = (log_prior - curvature[0] * half_norm).to(torch.float32)
@@ -233,7 +233,7 @@ def summed(
         total = factor * total + weights.sum(1)
         if bool((factor < 1.0).any()):
             weighted.mul_(factor[:, None])
-        weighted.add_(weights @ near)
+        weighted.add_(torch.mm(weights, near))
         top = new_top
     error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
     error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)

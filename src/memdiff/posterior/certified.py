@@ -9,7 +9,8 @@ For each query the cheapest of four ways is taken, chosen by counts and never by
 ``reduced``
     The data have fewer dimensions than coordinates: all points, in principal coordinates.
 ``dense``
-    All points: the engine's own routes, as without a tolerance.
+    All points: with logits carried along the trajectory (see
+    :mod:`~memdiff.posterior.carrying`) or by the engine's own routes.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _PROBE = 8
 _DIRECTIONS = 128
 # Bytes that products may take that are carried along the trajectories of one batch.
 _CARRIED_BYTES = 2**28
-# Logits may be off by this where the tolerance is smaller.
-_ACCURACY = 2e-6
+# Logits may be off by the tolerance, within these limits.
+_FINEST, _ROUGHEST = 2e-6, 1e-5
 
 _Dense = Callable[[Tensor, Tensor, Tensor, Prior], PartialPosterior]
 
@@ -59,7 +60,7 @@ def index_bytes(num: int, dim: int) -> int:
         dim: Their dimension.
     """
     # Measured: the coordinates, and what is sorted to find duplicates.
-    return num * (4 * (_most_directions(dim) + 5) + 640)
+    return num * (4 * (_most_directions(dim) + 37) + 640)
 
 
 def _most_directions(dim: int) -> int:
@@ -69,7 +70,7 @@ def _most_directions(dim: int) -> int:
 class CertifiedPosterior:
     """The posterior over a fixed set of training points, up to a tolerance.
 
-    What it keeps besides the points: ``K + 5`` numbers of 4 bytes a point (``K`` is at most 128
+    What it keeps besides the points: ``K + 37`` numbers of 4 bytes a point (``K`` is at most 128
     and at most a fifth of the dimension), where the points have fewer dimensions than coordinates
     a copy in those, and the groups of duplicates, 64 bytes a point. All is made at first use.
 
@@ -178,6 +179,7 @@ class _Call:
         self.small = self.full * (split.directions + _SOFTMAX_COST) / len(split.centre)
         self.reducible = self._reducible()
         self.memory = self._product_memory()
+        self._combinations: Carried | None = None
 
     def _reducible(self) -> Tensor:
         split = self.pruner.split
@@ -187,7 +189,7 @@ class _Call:
         unit = self.parent.unit
         error = missing(inside, length[:, None], self.scale, self.sigma, split, unit)
         small = split.residual <= self.tolerance * split.radius
-        return (error <= self.tolerance) & small
+        return (error <= min(self.tolerance, _ROUGHEST)) & small
 
     def _product_memory(self) -> ProductMemory | None:
         """Where products are carried along; made at the first evaluation that has a use for it."""
@@ -203,10 +205,13 @@ class _Call:
         return trajectory.products
 
     def _carried(self, rows: Tensor) -> Carried | None:
+        """Queries as combinations of those of earlier calls, taken once for all of them."""
         if self.memory is None:
             return None
-        centred = self.x[rows] - self.scale[rows, None] * self.pruner.split.centre
-        return self.memory.carried(self.members[rows], centred)
+        if self._combinations is None:
+            centred = self.x - self.scale[:, None] * self.pruner.split.centre
+            self._combinations = self.memory.carried(self.members, centred)
+        return self._combinations if len(rows) == len(self.x) else self._combinations.take(rows)
 
     def locked(self) -> Tensor:
         """Answer what one point is certified for."""
@@ -310,11 +315,14 @@ class _Call:
             points, split = self.parent.points, self.pruner.split
             x, scale, sigma = self.x[rows], self.scale[rows], self.sigma[rows]
             error = logit_error(points, x, scale, sigma, torch.float32)
-            accuracy, typical = max(self.tolerance, _ACCURACY), typical_factor(points.dim)
+            accuracy = min(max(self.tolerance, _FINEST), _ROUGHEST)
+            typical = typical_factor(points.dim)
             single = error * typical <= accuracy
             known = (carried.factors != 0).any(1)
             known &= carried.error(points, scale) / sigma**2 * typical <= accuracy
-            known &= scale * carried.rest * split.residual / sigma**2 <= self.tolerance
+            known &= scale * carried.rest * split.residual / sigma**2 <= min(
+                self.tolerance, _ROUGHEST
+            )
             for fresh, chosen in ((False, known), (True, single & ~known)):
                 some = chosen.nonzero()[:, 0]
                 if len(some):

@@ -34,6 +34,9 @@ _GATHER_COST = 100
 # Below these sizes a tolerance saves nothing.
 _PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
 
+# No tolerance makes logits rougher than this: statistics keep five digits.
+_ROUGHEST = 1e-5
+
 _DENSE, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(4)
 
 
@@ -259,7 +262,7 @@ class PosteriorEngine:
         accurate = expected <= self.tolerance
         if tolerance > 0.0:
             typical = error * typical_factor(self.dim)
-            accurate = accurate | (typical <= max(tolerance, self.tolerance))
+            accurate = accurate | (typical <= max(min(tolerance, _ROUGHEST), self.tolerance))
         return accurate
 
     def _query_chunks(self, num: int) -> list[Tensor]:

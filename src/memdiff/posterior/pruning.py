@@ -14,7 +14,7 @@ finds one. Only the maxima over groups of columns are looked at in full.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ from memdiff.posterior.splitting import SplitCoordinates
 __all__ = ["Kept", "Pruner"]
 
 _BLOCK, _COLUMNS = 2048, 64
+# Directions in which a near point is looked for first.
+_ROUGH_DIRECTIONS = 32
 # Blocks after which the count of the rest is foreseen.
 _LOOK = 4
 # Stands for -inf in products, where infinity times zero is not a number.
@@ -99,7 +101,7 @@ class Pruner:
     def __init__(
         self, points: Points, merged: MergedPoints, split: SplitCoordinates, memory_limit: int
     ) -> None:
-        self.points, self.merged, self.split = points, merged, split
+        self.points, self.merged = points, merged
         self.memory_limit = memory_limit
         num, width = split.coordinates.shape
         self.num = num
@@ -109,6 +111,14 @@ class Pruner:
         self._table[:num, width] = -split.half_norm
         self._table[num:, width] = -_FAR
         self._table[:num, width + 1] = merged.terms.mass
+        # One copy of the coordinates is enough.
+        self.split = replace(split, coordinates=self._table[:num, :width])
+        self._rough: Tensor | None = None
+        if width > 2 * _ROUGH_DIRECTIONS:
+            few = self._table[:, :_ROUGH_DIRECTIONS]
+            half_norm = self._table[:, -2:-1].clone()
+            half_norm[:num] = -0.5 * (few[:num] ** 2).sum(1, keepdim=True)
+            self._rough = torch.cat([few, half_norm, self._table[:, -1:]], 1)
         self._order = _scattered(padded // _BLOCK)
         self._prior_size = float(merged.terms.mass.abs().max())
 
@@ -151,15 +161,21 @@ class Pruner:
         screened = _Screened(query, scale, sigma, prior, carried)
         near = torch.full_like(limit, -1) if near is None else near
         reached = self._reached(x, scale, sigma, prior, near)
-        unknown = (reached == -math.inf).nonzero()[:, 0]
-        if len(unknown):
-            found = self._nearest(screened.take(unknown))
-            near = near.index_copy(0, unknown, found)
-            some = (x[unknown], scale[unknown], sigma[unknown], prior.take(unknown))
-            reached = reached.index_copy(0, unknown, self._reached(*some, found))
         cut = math.log(self.num / tolerance)
-        bar = _below(reached - slack - cut * sigma**2)
-        bar = torch.where(reached == -math.inf, math.inf, bar)
+        unknown = (reached == -math.inf).nonzero()[:, 0]
+        for find in (self._roughly_nearest, self._nearest):
+            if len(unknown):
+                lost = screened.take(unknown)
+                found = find(lost)
+                arguments = (x[unknown], scale[unknown], sigma[unknown], lost.prior)
+                values = self._reached(*arguments, found)
+                near = near.index_copy(0, unknown, found)
+                reached = reached.index_copy(0, unknown, values)
+                # A point that is not near enough shows: too many others are within reach of it.
+                bar = self._bar(values, slack[unknown], cut, sigma[unknown])
+                far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
+                unknown = unknown[far]
+        bar = self._bar(reached, slack, cut, sigma)
         kept = self._pass(screened, bar, reached - slack, limit)
         queries, groups, found, dropped, beneath, crowded = kept
         best = _best(queries, groups, found, near)
@@ -197,6 +213,15 @@ class Pruner:
             crowded=crowded | (reached == -math.inf),
         )
 
+    def _bar(self, reached: Tensor, slack: Tensor, cut: float, sigma: Tensor) -> Tensor:
+        bar = _below(reached - slack - cut * sigma**2)
+        return torch.where(reached == -math.inf, math.inf, bar)
+
+    def _looks_crowded(self, screened: _Screened, bar: Tensor, limit: Tensor) -> Tensor:
+        """Whether one block, counted and no more, holds more than its part of the limit."""
+        values = self._product(screened, self._order[0] * _BLOCK)
+        return (values >= bar[:, None]).sum(1) > 4.0 * limit / len(self._order) + 64
+
     def _reached(
         self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, near: Tensor
     ) -> Tensor:
@@ -227,10 +252,10 @@ class Pruner:
             slack += carried.error(self.points, scale)
         return torch.cat(columns, 1).to(torch.float32), slack
 
-    def _product(self, screened: _Screened, first: int, buffer: Tensor) -> Tensor:
+    def _product(self, screened: _Screened, first: int) -> Tensor:
         """Bounds of one block of groups, ``(B, _BLOCK)``."""
         table = self._table[first : first + _BLOCK]
-        values = torch.mm(screened.query, table.T, out=buffer)
+        values = torch.mm(screened.query, table.T)
         last = min(first + _BLOCK, self.num)
         sigma, prior, carried = screened.sigma, screened.prior, screened.carried
         if carried is not None:
@@ -250,14 +275,29 @@ class Pruner:
             values[rows, own[rows] - first] = -_FAR
         return values
 
+    def _roughly_nearest(self, screened: _Screened) -> Tensor:
+        """A near group, found in the first few directions."""
+        if self._rough is None or screened.carried is not None:
+            return self._nearest(screened)
+        few = self._rough.shape[1] - 2
+        query = torch.cat([screened.query[:, :few], screened.query[:, -2:]], 1)
+        top = query.new_full((len(query),), -math.inf)
+        found = torch.full((len(query),), -1, device=query.device)
+        for first in range(0, self.num, _BLOCK):
+            values = torch.mm(query, self._rough[first : first + _BLOCK].T)
+            block_top = values.amax(1)
+            better = (block_top > top).nonzero()[:, 0]
+            found[better] = values[better].argmax(1) + first
+            top = torch.maximum(top, block_top)
+        return found
+
     def _nearest(self, screened: _Screened) -> Tensor:
         """The group of the largest bound of each query."""
         query = screened.query
         top = query.new_full((len(query),), -math.inf)
         found = torch.full((len(query),), -1, device=query.device)
-        buffer = query.new_empty(len(query), _BLOCK)
         for first in range(0, self.num, _BLOCK):
-            values = self._product(screened, first, buffer)
+            values = self._product(screened, first)
             block_top = values.amax(1)
             better = (block_top > top).nonzero()[:, 0]
             found[better] = values[better].argmax(1) + first
@@ -278,22 +318,17 @@ class Pruner:
         beneath = torch.full_like(sigma, -math.inf)
         live = torch.arange(len(query), device=query.device)
         depth = _BLOCK // _COLUMNS
-        buffer = query.new_empty(len(query), _BLOCK)
-        # Where all of the first block is kept, it is counted and no more.
-        values = self._product(screened, self._order[0] * _BLOCK, buffer)
-        first_count = (values >= bar[:, None]).sum(1)
-        crowded = first_count > 4.0 * limit / len(self._order) + 64
+        crowded = self._looks_crowded(screened, bar, limit)
         pairs = [(live[:0], live[:0], query[:0, 0])]
         for done, place in enumerate(self._order, start=1):
             first = place * _BLOCK
             if 2 * int(crowded[live].sum()) >= len(live):
                 going = (~crowded[live]).nonzero()[:, 0]
                 live, screened = live[going], screened.take(going)
-                buffer = buffer[: len(live)]
             if not len(live):
                 break
             variance, zero = sigma[live, None] ** 2, reached[live, None]
-            values = self._product(screened, first, buffer)
+            values = self._product(screened, first)
             stacked = values.view(-1, depth, _COLUMNS)
             tops = stacked.amax(1)
             hit = tops >= torch.where(crowded[live], math.inf, bar[live])[:, None]
