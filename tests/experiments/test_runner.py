@@ -300,6 +300,7 @@ def test_the_registry_names_the_experiments_of_the_report_and_stays_light():
         "singularity",
         "network-tikhonov",
         "onset-law",
+        "rectangles-network",
         "conditional-network",
     )
     code = (

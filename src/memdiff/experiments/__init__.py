@@ -40,6 +40,7 @@ REGISTRY: tuple[tuple[str, str], ...] = (
     ("singularity", "singularity"),
     ("network-tikhonov", "network_tikhonov"),
     ("onset-law", "onset_law"),
+    ("rectangles-network", "rectangles_network"),
     ("conditional-network", "conditional_network"),
 )
 

@@ -208,7 +208,7 @@ def run(context: Context) -> Outcome:
         context,
         context.pick(
             quick=OnsetStudy((2, 4, 6, 8), 4, 1449, 64, 256),
-            paper=OnsetStudy((8, 16, 32, 64, 128), 4, 32_768, 256, 256),
+            paper=OnsetStudy((8, 16, 32, 64, 128), 4, 23_170, 256, 256),
         ),
     )
 
