@@ -1,0 +1,85 @@
+"""Logits from few dimensions: the bounds of what they miss, where they miss much."""
+
+import pytest
+import torch
+
+from memdiff.posterior.carrying import ProductMemory, summed
+from memdiff.posterior.partial import PartialPosterior
+from memdiff.posterior.points import TensorPoints
+from memdiff.posterior.prior import Prior
+from memdiff.posterior.reduction import lifted
+from memdiff.posterior.splitting import SplitCoordinates
+
+NUM, DIM, QUERIES = 600, 40, 7
+
+
+def setting(directions):
+    """Points with a spectrum, of which ``directions`` leave much out."""
+    generator = torch.Generator().manual_seed(0)
+    width = torch.arange(1, DIM + 1, dtype=torch.float64).rsqrt()
+    data = width * torch.randn(NUM, DIM, generator=generator, dtype=torch.float64)
+    points = TensorPoints(data.float() + 3.0)
+    split = SplitCoordinates.of(points.gather, torch.arange(NUM), points.centre, directions)
+    x = points.gather(torch.arange(QUERIES))
+    x = x + torch.randn(QUERIES, DIM, generator=generator, dtype=torch.float64)
+    return points, split, x
+
+
+def logits(points, x, scale, sigma):
+    difference = x[:, None] - scale[:, None, None] * points.exact(slice(0, NUM))
+    return -(difference**2).sum(2) / (2 * sigma[:, None] ** 2)
+
+
+@pytest.mark.parametrize("directions", [3, 12, DIM])
+def test_split_bound_is_below_every_distance(directions):
+    points, split, x = setting(directions)
+    inside, rest = split.project(x - points.centre)
+    query = torch.cat([inside, rest[:, None]], 1)
+    bound = torch.cdist(query, split.coordinates.double())
+    distance = torch.cdist(x, points.exact(slice(0, NUM)))
+    assert (bound <= distance + 1e-5).all()
+    assert bound.mean() > 0.6 * distance.mean()
+    torch.testing.assert_close(split.basis.T @ split.basis, torch.eye(split.directions).double())
+
+
+def test_error_of_carried_logits_is_bounded():
+    """Combinations of two earlier queries, with a remainder that is far from negligible."""
+    points, split, x = setting(4)
+    everything = torch.arange(QUERIES)
+    scale, sigma = torch.full((QUERIES,), 0.9).double(), torch.full((QUERIES,), 1.3).double()
+    prior = Prior(torch.zeros(NUM).double(), None, None, everything)
+    memory = ProductMemory(QUERIES, points, split)
+    arguments = (points, split)
+    for moved in (x, 0.7 * x + 0.3 * points.gather(everything + 50)):
+        centred = moved - scale[:, None] * points.centre
+        carried = memory.carried(everything, centred)
+        fresh = summed(*arguments, moved, scale, sigma, prior, memory, carried, fresh=True)
+        true = logits(points, moved, scale, sigma)
+        assert ((fresh.top_logit - true.amax(1)).abs() <= fresh.logit_error).all()
+        total = (true - true.amax(1)[:, None]).exp().sum(1)
+        torch.testing.assert_close(fresh.total, total, rtol=1e-5, atol=0)  # float32 products
+    moved = 0.5 * x + 0.5 * points.gather(everything + 100)
+    carried = memory.carried(everything, moved - scale[:, None] * points.centre)
+    ours = summed(*arguments, moved, scale, sigma, prior, memory, carried, fresh=False)
+    true = logits(points, moved, scale, sigma)
+    error = (ours.top_logit - true.amax(1)).abs()
+    assert (error <= ours.logit_error).all()
+    assert (error > 1e-3).any()  # far above rounding: the remainder is what the bound is about
+
+
+def test_error_of_reduced_logits_is_bounded():
+    points, split, x = setting(4)
+    scale, sigma = torch.full((QUERIES,), 0.9).double(), torch.full((QUERIES,), 1.3).double()
+    centred = x - scale[:, None] * points.centre
+    inside = centred @ split.basis
+    coordinates = split.coordinates[:, :-1].double()
+    square = ((inside[:, None] - scale[:, None, None] * coordinates) ** 2).sum(2)
+    part = PartialPosterior.empty(QUERIES, split.directions, x.device)
+    part.top_logit = -(square / (2 * sigma[:, None] ** 2)).amin(1)
+    part.total = torch.ones(QUERIES).double()
+    beyond = centred - inside @ split.basis.T
+    ours = lifted(part, inside, beyond, scale, sigma, split, 2.0**-24)
+    true = logits(points, x, scale, sigma)
+    error = (ours.top_logit - true.amax(1)).abs()
+    assert (error <= ours.logit_error).all()
+    assert (error > 1e-3).any()
