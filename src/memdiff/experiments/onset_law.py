@@ -20,6 +20,8 @@ Definitions, fixed before the runs:
 The batch is ``batch_size`` images drawn with replacement, so a step is the same amount of work at
 any :math:`N`, and an image is seen every :math:`N/32` steps on average. Batches of all :math:`N`
 images, or time in epochs, are other clocks, to which the exponent measured here does not apply.
+A step in larger batches is more: at a constant learning rate the noise of small batches keeps the
+weights from settling, and a run in batches of 128 at one size tells how much that delays copies.
 Weights are averaged over the last ninth of the steps so far; that lag is a fixed share of the step
 and leaves exponents alone.
 
@@ -57,6 +59,9 @@ __all__ = ["EXPERIMENTS", "OnsetStudy", "digits", "judge", "run_study"]
 SIGMA_DATA = 0.75
 """Standard deviation of the pixels, values in [-1, 1]; one number for every size."""
 
+BATCH = 32
+"""Images a step, at every size."""
+
 HELDOUT = 512
 LEVEL, OTHER_LEVELS = 0.5, (0.1, 0.25)
 PLATEAU = 0.95
@@ -74,6 +79,8 @@ class OnsetStudy:
         last: Largest step; a run that has not memorised by then is censored.
         samples: Samples at a look.
         width: Units of a hidden layer.
+        large_batch: Batch size of a second run at the second size, which tells how much of
+            ``tau_mem`` is the noise of small batches; None for no such run.
         first: Step of the first look.
     """
 
@@ -82,6 +89,7 @@ class OnsetStudy:
     last: int
     samples: int
     width: int
+    large_batch: int | None = None
     first: int = 32
 
     def steps(self) -> list[int]:
@@ -117,7 +125,9 @@ def heldout_loss(score: Score, heldout: Tensor, objective: Objective) -> float:
         return float(objective(score, draws).denoising.mean())
 
 
-def measure(context: Context, study: OnsetStudy, size: int) -> dict[str, Any]:
+def measure(
+    context: Context, study: OnsetStudy, size: int, batch_size: int = BATCH
+) -> dict[str, Any]:
     """Train on ``size`` images with every seed, until all memorise or the last step.
 
     Returns:
@@ -127,7 +137,8 @@ def measure(context: Context, study: OnsetStudy, size: int) -> dict[str, Any]:
     seeds = [context.seed + number for number in range(study.seeds)]
     split = [digits(seed) for seed in seeds]
     train = [pool[:size] for pool, _ in split]
-    settings = StackSettings(sigma_data=SIGMA_DATA)
+    settings = StackSettings(batch_size=batch_size, sigma_data=SIGMA_DATA)
+    name = f"{size}" if batch_size == BATCH else f"{size}-batch-{batch_size}"
     objective = edm_objective(SIGMA_DATA)
     nets = [MLP((1, 8, 8), width=study.width, depth=2, seed=seed) for seed in seeds]
     stack = NetworkStack(nets, train, seeds, settings)
@@ -144,15 +155,15 @@ def measure(context: Context, study: OnsetStudy, size: int) -> dict[str, Any]:
                 found["fraction"].append(copies.value)
         return found
 
-    steps, looks = [0], [context.cached(f"look-{size}-0", lambda: compute(0))]
+    steps, looks = [0], [context.cached(f"look-{name}-0", lambda: compute(0))]
 
     def look(step: int, _: NetworkStack) -> bool:
         context.progress(f"N = {size}, step {step}")
-        looks.append(context.cached(f"look-{size}-{step}", lambda: compute(step)))
+        looks.append(context.cached(f"look-{name}-{step}", lambda: compute(step)))
         steps.append(step)
         return min(looks[-1]["fraction"]) >= LEVEL + 0.1
 
-    snapshots(stack, study.steps(), context.directory / f"stack-{size}.safetensors", look)
+    snapshots(stack, study.steps(), context.directory / f"stack-{name}.safetensors", look)
     return {
         "steps": steps,
         "fraction": [[one["fraction"][i] for one in looks[1:]] for i in range(study.seeds)],
@@ -208,7 +219,7 @@ def run(context: Context) -> Outcome:
         context,
         context.pick(
             quick=OnsetStudy((2, 4, 6, 8), 4, 1449, 64, 256),
-            paper=OnsetStudy((8, 16, 32, 64, 128), 4, 23_170, 256, 256),
+            paper=OnsetStudy((8, 16, 32, 64, 128), 4, 32_768, 256, 256, 128),
         ),
     )
 
@@ -219,6 +230,7 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
     for size in study.sizes:
         compute = functools.partial(measure, context, study, size)
         found.append(context.cached(f"size-{size}", compute))
+    large = _large_batch(context, study)
     runs = [
         (size, one, seed)
         for size, one in zip(study.sizes, found, strict=True)
@@ -250,6 +262,7 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
         f"are copies grows as N to the power {_law_text(mem)} ({sensitivity}); the published law "
         f"is 1. The held-out loss reaches its plateau at a step that grows as N to the power "
         f"{_law_text(gen)}; published: 0."
+        + _large_batch_text(study, large)
         + (f" {mem.censored} of {len(runs)} runs are censored." if mem and mem.censored else "")
     )
     return Outcome(
@@ -257,7 +270,9 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
             "sizes": study.sizes,
             "seeds": study.seeds,
             "width": study.width,
-            "batch_size": StackSettings().batch_size,
+            "batch_size": BATCH,
+            "large_batch_size": study.large_batch,
+            "large_batch_tau_mem": large,
             "learning_rate": StackSettings().learning_rate,
             "tau_mem": times,
             "tau_gen": generalised,
@@ -306,12 +321,31 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
                 times,
                 generalised,
                 f"{study.seeds} seeds, each with a subset of its own; batches of "
-                f"{StackSettings().batch_size}, width {study.width}, {study.samples} samples a "
+                f"{BATCH}, width {study.width}, {study.samples} samples a "
                 "look.",
             ),
         ),
         measured_text=f"τ_mem ∼ N^{_law_text(mem)}, τ_gen ∼ N^{_law_text(gen)}",
         published_text="τ_mem ∼ N, τ_gen constant",
+    )
+
+
+def _large_batch(context: Context, study: OnsetStudy) -> list[float | None] | None:
+    """``tau_mem`` of every seed at the second size, in large batches."""
+    if study.large_batch is None:
+        return None
+    size, batch = study.sizes[1], study.large_batch
+    one = context.cached(f"size-{size}-batch", lambda: measure(context, study, size, batch))
+    return [crossing(one["steps"][1:], row, LEVEL) for row in one["fraction"]]
+
+
+def _large_batch_text(study: OnsetStudy, large: list[float | None] | None) -> str:
+    reached = [time for time in large or () if time is not None]
+    if not reached:
+        return ""
+    return (
+        f" With batches of {study.large_batch} in place of {BATCH} it comes, at N = "
+        f"{study.sizes[1]}, after {min(reached):.0f} to {max(reached):.0f} steps."
     )
 
 
