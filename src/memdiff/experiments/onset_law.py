@@ -22,6 +22,7 @@ any :math:`N`, and an image is seen every :math:`N/32` steps on average. Batches
 images, or time in epochs, are other clocks, to which the exponent measured here does not apply.
 A step in larger batches is more: at a constant learning rate the noise of small batches keeps the
 weights from settling, and a run in batches of 128 at one size tells how much that delays copies.
+The plateau of ``tau_gen`` is that of the run itself, and lies lower, hence later, for more images.
 Weights are averaged over the last ninth of the steps so far; that lag is a fixed share of the step
 and leaves exponents alone.
 
