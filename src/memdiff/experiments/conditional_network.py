@@ -233,8 +233,8 @@ def _outcome(
         "distance to the exact law is least, "
         f"{mean['law'][least]:.2f}, after {study.steps[least]} steps and {last['law']:.2f} at the "
         f"end; the exact score does best at h = {WIDTHS[best]:.2g}, {errors[best]:.2f} (as many "
-        f"samples of the law itself: {null:.2f}). The trained network is no kernel score: at the "
-        f"end the closest one (h = {last['kernel_width']:.2g}) is {last['kernel']:.2f} away; its "
+        f"samples of the law itself: {null:.2f}). At the "
+        f"end the closest kernel score (h = {last['kernel_width']:.2g}) is {last['kernel']:.2f} away; its "
         f"samples lie {last['interpolation']:.2f} from the mean of the two neighbouring points "
         f"and {last['neighbour']:.2f} from the nearer of them."
     )
@@ -311,9 +311,9 @@ def _crowded_text(by_pair: Tensor, crowded: Tensor) -> str:
     if not bool(crowded.any()) or bool(crowded.all()):
         return ""
     return (
-        f" What is missing is at the {int(crowded.sum())} conditions with another one within "
-        f"{CROWDED:g}, which the network does not tell apart: there the share is "
-        f"{by_pair[crowded].mean():.2f} (last seed), at the others {by_pair[~crowded].mean():.2f}."
+        f" At the {int(crowded.sum())} conditions with another one within {CROWDED:g} the share "
+        f"is {by_pair[crowded].mean():.2f} (last seed), at the others "
+        f"{by_pair[~crowded].mean():.2f}."
     )
 
 

@@ -17,7 +17,7 @@ Definitions, fixed before the runs:
     The step at which the denoising loss of held-out images has made 95 % of the way from its
     value before training to its least. A run on so few images that the loss never falls has none.
 
-The batch is ``batch_size`` images drawn with replacement, so a step is the same amount of work at
+The batch is 32 images, drawn with replacement, so a step is the same amount of work at
 any :math:`N`, and an image is seen every :math:`N/32` steps on average. Batches of all :math:`N`
 images, or time in epochs, are other clocks, to which the exponent measured here does not apply.
 A step in larger batches is more: at a constant learning rate the noise of small batches keeps the
@@ -302,8 +302,8 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
                 "Left: memorised fraction against training steps, mean over the seeds with their "
                 "range; dashed: the level of τ_mem. Right: the same against steps over N, where "
                 "the published law says that the curves coincide.",
-                "Two panels of rising curves, one for each number of training images; dividing "
-                "steps by N brings them together.",
+                "Two panels of rising curves, one for each number of training images; the right "
+                "one shows how far dividing steps by N brings them together.",
             ),
             Figure(
                 "law",
