@@ -233,8 +233,8 @@ def _outcome(
         "distance to the exact law is least, "
         f"{mean['law'][least]:.2f}, after {study.steps[least]} steps and {last['law']:.2f} at the "
         f"end; the exact score does best at h = {WIDTHS[best]:.2g}, {errors[best]:.2f} (as many "
-        f"samples of the law itself: {null:.2f}). At the "
-        f"end the closest kernel score (h = {last['kernel_width']:.2g}) is {last['kernel']:.2f} away; its "
+        f"samples of the law itself: {null:.2f}). At the end the closest kernel score "
+        f"(h = {last['kernel_width']:.2g}) is {last['kernel']:.2f} away; the network's "
         f"samples lie {last['interpolation']:.2f} from the mean of the two neighbouring points "
         f"and {last['neighbour']:.2f} from the nearer of them."
     )
