@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from memdiff.experiments.rectangles_network import (
     run_study,
     train_seed,
 )
+from memdiff.training import TrainingStep
 
 STUDY = RectanglesStudy(8, 4, 4, (5, 30), 2, 4)
 
@@ -57,7 +60,15 @@ def test_an_interrupted_training_goes_on_exactly(
     whole = train_seed(Context("quick", 0, tmp_path / "whole"), STUDY, 1)
     halves = Context("quick", 0, tmp_path / "halves")
     train_seed(halves, RectanglesStudy(8, 4, 4, (5,), 2, 4), 1)
+    starts, original = [], rectangles_network.train
+
+    def counted(*arguments: Any, **named: Any) -> Iterator[TrainingStep]:
+        starts.append(named["state"].step)
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(rectangles_network, "train", counted)
     found = train_seed(halves, STUDY, 1)
+    assert starts == [5]
     for a, b in zip(whole, found, strict=True):
         assert (a["x"] == b["x"]).all()
     monkeypatch.setattr(rectangles_network, "samples", lambda *_: pytest.fail("sampled twice"))
