@@ -7,13 +7,18 @@ import math
 import torch
 from torch import Tensor
 
+from memdiff.posterior.logits import BlockLogits, GroupedTop
 from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK, block_logits
+from memdiff.posterior.products import BLOCK, gemm_path
 from memdiff.posterior.rounding import logit_error, rounding_factor, unit_roundoff
 
 __all__ = ["dense"]
+
+_LOG2E = 1.0 / math.log(2.0)
+# Logits may rise this far above the shift before it is renewed; float32 reaches to 127.
+_HEADROOM = 30.0
 
 
 def dense(
@@ -23,8 +28,15 @@ def dense(
     sigma: Tensor,
     prior: Prior,
     dtype: torch.dtype,
+    weights_dtype: torch.dtype,
+    *,
+    entropy: bool = True,
 ) -> PartialPosterior:
     """Sums over all points, the logits from a product in ``dtype``.
+
+    Weights and their products with the points are in ``weights_dtype``, float64 adds up the
+    blocks. Logits are in base 2, and relative to a shift that is renewed where they exceed it by
+    far, so that most blocks leave the sums of earlier ones as they are.
 
     Args:
         points: The training points.
@@ -32,45 +44,69 @@ def dense(
         scale: ``(B,)``.
         sigma: ``(B,)``, positive.
         prior: The terms of the logits besides the distance.
-        dtype: Of both products; float64 accumulates the blocks.
+        dtype: Of the logits, that of the points or float64.
+        weights_dtype: Of the weights, the same or less.
+        entropy: Whether the entropy is asked for; without, its sum is NaN.
     """
     centred_x = x - scale[:, None] * points.centre
-    query = ((scale / sigma**2)[:, None] * centred_x).to(dtype)
-    curvature = (scale / sigma) ** 2
+    query = ((_LOG2E * scale / sigma**2)[:, None] * centred_x).to(dtype)
+    factor = torch.full_like(scale, _LOG2E)
+    logits = BlockLogits(points, query, _LOG2E * (scale / sigma) ** 2, prior, factor)
+    weighted_product = gemm_path(points.dim, weights_dtype, x.device).weighted
     top = torch.full_like(scale, -math.inf, dtype=dtype)
+    shift = top.clone()
+    applied = torch.zeros_like(top)
     index = torch.full_like(scale, -1, dtype=torch.int64)
-    total, entropy = torch.zeros_like(scale), torch.zeros_like(scale)
+    total, entropy_sum = torch.zeros_like(scale), torch.zeros_like(scale)
     weighted = torch.zeros_like(x)
     for block in blocks(points.num, BLOCK):
-        logits, centred = block_logits(points, block, query, curvature, prior)
-        block_top = logits.amax(1)
-        better = (block_top > top).nonzero()[:, 0]
-        index[better] = logits[better].argmax(1) + block.start
-        new_top = torch.maximum(top, block_top)
-        # While nothing has been seen, both are -inf: shift by 0, and the sums stay empty.
-        shift = torch.where(new_top == -math.inf, 0.0, new_top)
-        moved = (top - shift).to(torch.float64)
-        factor = moved.exp()
-        logits.sub_(shift[:, None]).clamp_(min=LOGIT_FLOOR)
-        block_weights = logits.exp()
-        seen = (new_top != -math.inf).to(torch.float64)
-        moved = torch.where(moved == -math.inf, 0.0, moved)
-        entropy = factor * (entropy + moved * total)
-        entropy += seen * torch.linalg.vecdot(logits, block_weights)
-        total = factor * total + seen * block_weights.sum(1)
-        weighted = factor[:, None] * weighted + seen[:, None] * (block_weights @ centred)
-        top = new_top
+        centred = points.centred(block, dtype)
+        values = logits(block, centred)
+        grouped = GroupedTop(values)
+        better = (grouped.top > top).nonzero()[:, 0]
+        if len(better):
+            index[better] = grouped.position(better) + block.start
+        top = torch.maximum(top, grouped.top)
+        high = top > shift + _HEADROOM
+        if bool(high.any()):
+            renewed = torch.where(high, top, shift)
+            moved = (shift - renewed).to(torch.float64)
+            # Rows that have seen no point yet hold the sums of floored weights: they end at 0.
+            moved = torch.where(renewed == -math.inf, 0.0, moved)
+            decay = moved.exp2()
+            entropy_sum = decay * (entropy_sum + moved.clamp_min(-1e3) * total)
+            total *= decay
+            weighted *= decay[:, None]
+            shift = renewed
+            applied = torch.where(shift == -math.inf, 0.0, shift)
+        values = values.sub_(applied[:, None]).to(weights_dtype)
+        weights = values.clamp_(min=_LOG2E * LOGIT_FLOOR).exp2()
+        total += weights.sum(1)
+        weighted += weighted_product(weights, centred.to(weights_dtype))
+        if entropy:
+            entropy_sum += torch.linalg.vecdot(values, weights)
+    seen = (top != -math.inf).to(torch.float64)
+    moved = torch.where(top == -math.inf, 0.0, (applied - top).to(torch.float64))
+    decay = seen * moved.exp2()
+    entropy_sum = math.log(2.0) * decay * (entropy_sum + moved * total)
+    total, weighted = decay * total, decay[:, None] * weighted
     constant = (centred_x**2).sum(1) / (2 * sigma**2)
     # The product over a block sums up to BLOCK terms of the size of the radius.
-    roundoff = unit_roundoff(dtype) * rounding_factor(BLOCK)
+    roundoff = unit_roundoff(weights_dtype) * rounding_factor(BLOCK)
     return PartialPosterior(
-        top_logit=top.to(torch.float64) - constant,
+        top_logit=math.log(2.0) * top.to(torch.float64) - constant,
         top_index=index,
         total=total,
         residual_sum=scale[:, None] * weighted - total[:, None] * centred_x,
-        entropy_sum=entropy,
+        entropy_sum=entropy_sum if entropy else torch.full_like(total, math.nan),
         logit_error=logit_error(points, x, scale, sigma, dtype)
-        + unit_roundoff(dtype) * prior.bound,
+        + unit_roundoff(dtype) * prior.bound
+        + _weight_error(weights_dtype),
         sum_error=roundoff * scale * points.radius
         + 4 * unit_roundoff(torch.float64) * centred_x.norm(dim=1),
     )
+
+
+def _weight_error(dtype: torch.dtype) -> float:
+    """Bound of the relative error of a weight that counts, from its shifted logit and exp2."""
+    return 16.0 * unit_roundoff(dtype)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from memdiff.posterior.accuracy import exact_at, measured_error
 from memdiff.posterior.certified import CertifiedPosterior
 from memdiff.posterior.dense import dense
 from memdiff.posterior.direct import direct, exact_logits
@@ -29,15 +30,25 @@ __all__ = ["PosteriorEngine"]
 
 # Below this many coordinates the routes other than `direct` cost more than they save.
 _DIRECT_COORDINATES = 4096
-# A gathered float64 distance costs about this many dot products of the screening matrix product.
-_GATHER_COST = 100
+# A gathered float64 distance costs about this many dot products of the screening matrix product,
+# and this many coordinates of them.
+_GATHER_COST, _GATHER_COORDINATES = 100, 8000
+# What a measured error of a logit may be, and that of the largest one afterwards.
+_MEASURED_TOLERANCE, _CHECKED_TOLERANCE = 4e-6, 6e-6
+# What the rounding of a sum of float32 weights may be, relative to the residual.
+_CLOSE = 5e-6
+# Errors of products are seldom below this part of what is expected.
+_LEAST_ERROR = 0.02
 # Below these sizes a tolerance saves nothing.
 _PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
 
 # No tolerance makes logits rougher than this: statistics keep five digits.
 _ROUGHEST = 1e-5
 
-_DENSE, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(4)
+_DENSE, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(5)
+# Dtypes of the dense routes; None for that of the points.
+_LOGITS = {_DENSE: None, _DENSE_MIXED: torch.float64, _DENSE_DOUBLE: torch.float64}
+_WEIGHTS = {_DENSE: None, _DENSE_MIXED: torch.float32, _DENSE_DOUBLE: torch.float64}
 
 
 class PosteriorEngine:
@@ -92,6 +103,7 @@ class PosteriorEngine:
         exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
+        entropy: bool = True,
     ) -> PartialPosterior:
         r"""Sums over all points.
 
@@ -111,6 +123,7 @@ class PosteriorEngine:
             tolerance: Mass that may be left out, relative to that kept; ``sum_error`` includes
                 it. 0 leaves nothing out.
             trajectory: What is remembered of a batch of queries that moves; used with a tolerance.
+            entropy: Whether the entropy is asked for; without, its sum may be NaN.
 
         Returns:
             The sums, with ``top_logit`` the largest true logit.
@@ -121,7 +134,7 @@ class PosteriorEngine:
         x, scale, sigma = _double(x, scale, sigma)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
         certified = self._certified if tolerance > 0.0 else None
-        everything = partial(self._chunk, tolerance=tolerance)
+        everything = partial(self._chunk, tolerance=tolerance, entropy=entropy)
         members = None
         if certified is not None and trajectory is not None:
             members = trajectory.members(len(x), self.dim, x.device)
@@ -204,23 +217,35 @@ class PosteriorEngine:
         return product
 
     def _chunk(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float = 0.0
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float = 0.0,
+        entropy: bool = True,
     ) -> PartialPosterior:
         if self.num * self.dim <= _DIRECT_COORDINATES:
             return direct(self.points, x, scale, sigma, prior, self.memory_limit)
         routes = self._routes(x, scale, sigma, prior, tolerance)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
-        for route in routes.unique().tolist():
+        for route in (_DENSE, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT):
             rows = (routes == route).nonzero()[:, 0]
-            arguments = (self.points, x[rows], scale[rows], sigma[rows], prior.take(rows))
-            if route == _DENSE:
-                part = dense(*arguments, self.dtype)
-            elif route == _DENSE_DOUBLE:
-                part = dense(*arguments, torch.float64)
+            if not len(rows):
+                continue
+            some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+            if route in _LOGITS:
+                dtypes = (_LOGITS[route] or self.dtype, _WEIGHTS[route] or self.dtype)
+                part = dense(self.points, *some, *dtypes, entropy=entropy)
             elif route == _SCREENED:
-                part = screened(*arguments, self.dropped_mass, self.memory_limit)
+                part = screened(self.points, *some, self.dropped_mass, self.memory_limit)
             else:
-                part = direct(*arguments, self.memory_limit)
+                part = direct(self.points, *some, self.memory_limit)
+            if route in (_DENSE, _DENSE_MIXED) and self.dtype == torch.float32:
+                wrong = self._wrong(part, *some, tolerance)
+                double = self._is_accurate(*some, torch.float64, 0.0)
+                # Later turns of this loop answer these queries anew.
+                routes[rows[wrong]] = torch.where(double, _DENSE_DOUBLE, _DIRECT)[wrong]
             result.put(rows, part)
         return result
 
@@ -229,17 +254,55 @@ class PosteriorEngine:
     ) -> Tensor:
         """The cheapest accurate route of every query, int64 with shape ``(B,)``."""
         single = self._is_accurate(x, scale, sigma, prior, self.dtype, tolerance)
+        mixed = self.dtype == torch.float32
+        # Sums of float32 weights are off by about a unit of the radius: too much near a residual.
+        unit = unit_roundoff(torch.float32)
+        close = 2.0 * unit * scale * self.radius > 0.3 * _CLOSE * sigma * math.sqrt(self.dim)
+        if mixed:
+            error = self._expected_error(x, scale, sigma, prior, self.dtype)
+            hopeful = ~single & ~close & (_LEAST_ERROR * error <= _MEASURED_TOLERANCE)
+            rows = hopeful.nonzero()[:, 0]
+            if len(rows):
+                some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+                single[rows] = measured_error(self.points, *some) <= _MEASURED_TOLERANCE
         if bool(single.all()):
             return torch.full((len(x),), _DENSE, device=x.device)
-        double = self._is_accurate(x, scale, sigma, prior, torch.float64, tolerance)
         # A look at the first points tells where screening would keep too many candidates.
         probe = slice(0, min(BLOCK, self.num))
         kept, _ = screen(
             self.points, x, scale, sigma, prior, [probe], self.dropped_mass, self.memory_limit
         )
-        crowded = torch.bincount(kept, minlength=len(x)) * _GATHER_COST > probe.stop
-        routes = torch.where(crowded, torch.where(double, _DENSE_DOUBLE, _DIRECT), _SCREENED)
+        cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
+        crowded = (torch.bincount(kept, minlength=len(x)) - 1) * cost > probe.stop
+        double = self._is_accurate(x, scale, sigma, prior, torch.float64, 0.0)
+        passes = torch.where(close | (not mixed), _DENSE_DOUBLE, _DENSE_MIXED)
+        routes = torch.where(crowded, torch.where(double, passes, _DIRECT), _SCREENED)
         return torch.where(single, _DENSE, routes)
+
+    def _wrong(
+        self,
+        part: PartialPosterior,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+    ) -> Tensor:
+        """Queries whose float32 sums are found to be less accurate than asked for, ``(B,)``."""
+        top = exact_at(self.points, x, scale, sigma, prior, part.top_index)
+        limit = max(_CHECKED_TOLERANCE, 4.0 * min(tolerance, _ROUGHEST))
+        wrong = (top - part.top_logit).abs() > limit
+        residual = (part.residual_sum / part.total[:, None]).norm(dim=1)
+        rough = 2.0 * unit_roundoff(torch.float32) * scale * self.radius
+        wrong |= rough > max(_CLOSE, tolerance) * residual
+        return wrong & (part.top_index >= 0)
+
+    def _expected_error(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
+    ) -> Tensor:
+        error = logit_error(self.points, x, scale, sigma, dtype)
+        error = error + unit_roundoff(dtype) * prior.bound
+        return error * (2.0 / rounding_factor(self.dim))
 
     def _is_accurate(
         self,

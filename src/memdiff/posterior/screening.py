@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior.direct import direct
+from memdiff.posterior.logits import BlockLogits, GroupedTop
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK, block_logits
+from memdiff.posterior.products import BLOCK
 from memdiff.posterior.rounding import logit_error, unit_roundoff
 
 __all__ = ["screen", "screened"]
@@ -74,15 +75,17 @@ def screen(
     margin = sigma**2 * (2 * error + math.log(points.num / dropped_mass))
     top = torch.full_like(scale, -math.inf, dtype=points.dtype)
     bound = top
+    product = BlockLogits(points, query, scale**2, prior, sigma**2)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for block in some:
-        values, _ = block_logits(points, block, query, scale**2, prior, sigma**2)
-        top = torch.maximum(top, values.amax(1))
+        values = product(block, points.centred(block, points.dtype))
+        grouped = GroupedTop(values)
+        top = torch.maximum(top, grouped.top)
         # Rounded down, so that the margin is never cut short.
         bound = (top.to(torch.float64) - margin).to(points.dtype)
         bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
         bound = torch.where(top == -math.inf, math.inf, bound)
-        rows, columns = (values >= bound[:, None]).nonzero(as_tuple=True)
+        rows, columns = grouped.reaching(bound)
         found.append((rows, columns + block.start, values[rows, columns]))
         if sum(len(part[0]) for part in found) * 32 > memory_limit:
             found = [_filter(found, bound)]

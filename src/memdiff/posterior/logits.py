@@ -1,0 +1,82 @@
+"""Logits of blocks of points from matrix products."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from memdiff.posterior.points import Points
+from memdiff.posterior.prior import Prior
+from memdiff.posterior.products import gemm_path
+
+__all__ = ["BlockLogits", "GroupedTop"]
+
+_GROUP = 64
+
+
+class BlockLogits:
+    """``query @ centred.T - curvature * half_norm + factor * terms``, block by block.
+
+    Where all queries are at one noise level, everything but the conditions and exclusions is the
+    bias of one fused product.
+
+    Args:
+        points: The training points.
+        query: Centred and scaled queries ``(B, d)``; its dtype is that of the product.
+        curvature: Factor of half the squared norms, ``(B,)``.
+        prior: The other terms.
+        factor: Their factor, ``(B,)``.
+    """
+
+    def __init__(
+        self, points: Points, query: Tensor, curvature: Tensor, prior: Prior, factor: Tensor
+    ) -> None:
+        self.points, self.query, self.prior = points, query, prior
+        self.curvature, self.factor = curvature, factor
+        self.path = gemm_path(points.dim, query.dtype, query.device)
+        self.uniform = bool((curvature == curvature[:1]).all() & (factor == factor[:1]).all())
+
+    def __call__(self, block: slice, centred: Tensor) -> Tensor:
+        """Logits of a block, ``(B, K)``; ``centred`` are its centred points ``(K, d)``."""
+        half_norm = self.points.half_norm[block]
+        log_prior = self.prior.log_prior[block]
+        dtype = self.query.dtype
+        if self.uniform:
+            bias = self.factor[:1] * log_prior - self.curvature[:1] * half_norm
+            values = self.path.logits(self.query, centred, bias.to(dtype))
+        else:
+            values = self.path.logits(self.query, centred, None)
+            rows = self.curvature.to(dtype)[:, None]
+            values.addcmul_(rows, half_norm.to(dtype)[None], value=-1.0)
+            values.addcmul_(self.factor.to(dtype)[:, None], log_prior.to(dtype)[None])
+        self.prior.restrict(values, block, self.factor)
+        return values
+
+
+class GroupedTop:
+    """Largest values of the rows of a block, by groups of columns, so that few are looked at.
+
+    Args:
+        values: ``(B, K)``.
+
+    Attributes:
+        top: Largest value of each row, ``(B,)``.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.size = _GROUP if values.shape[1] % _GROUP == 0 else values.shape[1]
+        self.groups = values.view(len(values), -1, self.size).amax(2)
+        self.top = self.groups.amax(1)
+
+    def position(self, rows: Tensor) -> Tensor:
+        """Column of the (first) largest value of some rows."""
+        group = self.groups[rows].argmax(1)
+        members = self.values.view(len(self.values), -1, self.size)[rows, group]
+        return group * self.size + members.argmax(1)
+
+    def reaching(self, bound: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the values that are at least the bound ``(B,)`` of their row."""
+        rows, groups = (self.groups >= bound[:, None]).nonzero(as_tuple=True)
+        members = self.values.view(len(self.values), -1, self.size)[rows, groups]
+        some, columns = (members >= bound[rows, None]).nonzero(as_tuple=True)
+        return rows[some], groups[some] * self.size + columns
