@@ -37,21 +37,23 @@ def test_distance_is_the_root_mean_square_a_pixel() -> None:
     assert distances(x, data).tolist() == pytest.approx([0.1, 0.3], rel=1e-5)
 
 
-@pytest.mark.parametrize(("start", "within"), [(0.5, True), (0.0, False)])
+@pytest.mark.parametrize(
+    ("start", "end", "within"), [(0.5, 0.05, True), (0.0, 0.05, False), (0.5, 0.2, False)]
+)
 def test_the_verdict_is_that_of_the_distances(
-    start: float, within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: float, end: float, within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = images(8)
 
     def planted(context: Context, study: RectanglesStudy, seed: int) -> list[dict[str, object]]:
-        values = (start * (1 + 0.05 * seed), 0.05)
+        values = (start * (1 + 0.05 * seed), end)
         return [{"x": (data + value).numpy()} for value in values]
 
     monkeypatch.setattr(rectangles_network, "train_seed", planted)
     outcome = run_study(Context("paper", 0, tmp_path), STUDY)
     assert outcome.within is within
-    assert outcome.measured["distance_per_pixel"][1] == pytest.approx(0.05, rel=1e-4)
-    assert outcome.measured["share_of_copies"] == [0.0 if start else 1.0, 1.0]
+    assert outcome.measured["distance_per_pixel"][1] == pytest.approx(end, rel=1e-4)
+    assert outcome.measured["share_of_copies"] == [float(start <= 0.1), float(end <= 0.1)]
 
 
 def test_an_interrupted_training_goes_on_exactly(

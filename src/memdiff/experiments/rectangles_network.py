@@ -9,9 +9,9 @@ The authors' repository trains for 50,000 epochs, in steps of one image, a DDPM+
 128 (about fifty million weights), Adam with a learning rate that rises in proportion to the images
 seen to 1e-5 at the end, on a GPU. A step of it takes seconds on a processor core, 100,000 of them
 several days. The ``paper`` preset keeps the images, the loss and the sampler and reduces the
-network (width 8, some 78,000 weights), the epochs (2000) and the samples at a look (8 of 16); with
-a constant learning rate of 2e-3 it needs fewer epochs. ``quick`` also averages the images over
-blocks of 4 x 4 pixels.
+network (width 8, some 78,000 weights), the epochs (2000, at a constant learning rate of 2e-3) and
+the samples at a look (8 of 16): it shows the start of the published curve, not its end. ``quick``
+also averages the images over blocks of 4 x 4 pixels, which such a network does memorise.
 
 References:
     Baptista et al., arXiv:2501.15785 (image experiments; settings as in the authors' public
@@ -174,11 +174,12 @@ def run_study(context: Context, study: RectanglesStudy) -> Outcome:
             "distance_between_images_per_pixel": apart,
         },
         published={"statement": "The distance to the training images falls with epochs."},
-        within=falls > 3.0 * error if paper else None,
+        within=falls > 3.0 * error and float(average[-1]) < 0.5 * apart if paper else None,
         tolerance=(
             f"The mean distance over {study.seeds} seeds falls from the first to the last look by "
-            "more than three standard errors; the paper prints a curve and no values, of a larger "
-            "network. The quick preset, on smaller images, is not judged."
+            "more than three standard errors, and ends below half of the distance between the two "
+            "images; the paper prints a curve and no values, of a larger network. The quick "
+            "preset, on smaller images, is not judged."
         ),
         finding=(
             f"From {study.epochs[0]} to {study.epochs[-1]} epochs the mean distance of a sample "
@@ -194,14 +195,14 @@ def run_study(context: Context, study: RectanglesStudy) -> Outcome:
                 "Distance of samples to the nearest training image, root mean square a pixel, "
                 "against epochs: mean over samples and seeds with the standard deviation over "
                 "training seeds, and the farthest sample. Dashed: distance between the images.",
-                "The distance falls as training goes on.",
+                "The distance against epochs, next to that between the two images.",
             ),
             Figure(
                 "samples",
                 _image_plot(study, found[0], data),
                 "Samples of the first seed from the same latents at some epochs; under a sample: "
                 f"distance a pixel. Framed: within {COPY:g} of a training image.",
-                "Rows of images: noise at first, later one of the two squares.",
+                "Rows of images: noise at first, then shapes like the two squares.",
             ),
         ),
         tables=(_table(study, mean, largest, copies),),
