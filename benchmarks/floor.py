@@ -9,6 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from memdiff.posterior.products import GemmPath, available_paths
+
 __all__ = ["interleaved", "product", "two_products"]
 
 
@@ -28,8 +30,8 @@ def interleaved(calls: dict[str, Callable[[], object]], repeats: int) -> dict[st
 def two_products(x: Tensor, points: Tensor, block: int = 2048) -> Callable[[], Tensor]:
     """Logits and weighted sum, ``B x d x N`` and ``B x N x d``, and nothing else.
 
-    In blocks with a reused buffer, by the fastest of the forms that torch offers for the same
-    product (on some processors they go to different libraries).
+    In blocks, by the fastest of the forms that this machine offers for the same product: on some
+    processors they go to different libraries.
     """
     logits = _fastest(x, points[:block].T)
     weighted = _fastest(logits(x, points[:block].T), points[:block])
@@ -55,16 +57,23 @@ def product(x: Tensor, points: Tensor, rows: int = 1024, block: int = 2048) -> C
     return run
 
 
+def _by_path(path: GemmPath, a: Tensor, b: Tensor) -> Tensor:
+    return path.logits(a, b.T, None)
+
+
 def _fastest(a: Tensor, b: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The fastest form of ``a @ b`` by a short trial."""
-    bias = torch.zeros(1, dtype=a.dtype)
+    bias = torch.zeros(b.shape[1], dtype=a.dtype)
 
     def plain(a: Tensor, b: Tensor) -> Tensor:
         return torch.mm(a, b)
 
     def fused(a: Tensor, b: Tensor) -> Tensor:
-        return torch.addmm(bias, a, b)
+        return torch.addmm(bias[: b.shape[1]], a, b)
 
     forms = {"plain": plain, "fused": fused}
+    for name, path in available_paths().items():
+        if name != "torch" and a.dtype == torch.float32:
+            forms[name] = partial(_by_path, path)
     seconds = interleaved({name: partial(form, a, b) for name, form in forms.items()}, 7)
     return forms[min(seconds, key=lambda name: seconds[name])]

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memdiff.posterior.products import available_paths, gemm_path
 from memdiff.processes import EDM
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore
@@ -83,8 +84,9 @@ class Speed:
         queries: Number of queries, or of samples.
         threads: Threads that torch uses.
         paths: The matrix products, fastest first within each dtype.
-        chosen: Name of the float32 path that is the floor.
-        floor_seconds: Both products at the sizes asked for, by that path.
+        chosen: Name of the path that the engine takes here for float32 points: the first word
+            of a product's name (see ``MEMDIFF_GEMM``).
+        floor_seconds: Both products at the sizes asked for, by the fastest in float32.
         evaluations: Expected time of one evaluation by noise level (in standard deviations of
             the data).
         sampling: Expected time of a run of 18 Heun steps, 35 evaluations, for all queries.
@@ -182,7 +184,7 @@ def measure_speed(
         queries=queries,
         threads=torch.get_num_threads(),
         paths=tuple(paths),
-        chosen=single[0].name,
+        chosen=gemm_path(dimension, torch.float32, torch.device("cpu")).name,
         floor_seconds=floor * points * whole,
         evaluations={
             f"{level:g}": _expect(times, grow, 0.0, whole) for level, times in levels.items()
@@ -197,7 +199,7 @@ def measure_speed(
 
 
 def _paths(batch: int, dimension: int, budget: float) -> list[MatrixProduct]:
-    """Rates of the forms of the product that torch offers, in turns."""
+    """Rates of the forms of the product that this machine offers, in turns."""
     width = max(1, min(_BLOCK, 2**26 // dimension))
     forms: dict[str, Callable[[], Tensor]] = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -205,8 +207,12 @@ def _paths(batch: int, dimension: int, budget: float) -> list[MatrixProduct]:
         b = torch.ones(width, dimension, dtype=dtype)
         bias = torch.zeros(width, dtype=dtype)
         name = str(dtype).removeprefix("torch.")
-        forms[f"mm {name}"] = partial(torch.mm, a, b.T)
-        forms[f"addmm {name}"] = partial(torch.addmm, bias, a, b.T)
+        forms[f"torch mm {name}"] = partial(torch.mm, a, b.T)
+        forms[f"torch addmm {name}"] = partial(torch.addmm, bias, a, b.T)
+        if dtype == torch.float32:
+            others = {key: path for key, path in available_paths().items() if key != "torch"}
+            for key, path in others.items():
+                forms[f"{key} {name}"] = partial(path.logits, a, b, None)
     for form in forms.values():
         form()
     seconds: dict[str, list[float]] = {name: [] for name in forms}

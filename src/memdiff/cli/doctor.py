@@ -81,10 +81,12 @@ def _print_installation(found: dict[str, Any]) -> None:
 
 def _print_speed(speed: Speed) -> None:
     print()
+    single = [path.name for path in speed.paths if path.name.endswith("float32")]
+    chosen = next(name for name in single if name.split()[0] == speed.chosen)
     for path in speed.paths:
-        mark = "  <- chosen" if path.name == speed.chosen else ""
+        mark = "  <- chosen" if path.name == chosen else ""
         rates = f"{path.gflops:.3g} GFLOP/s at best, {path.typical:.3g} typical"
-        print(f"product   {path.name:<15} {rates}{mark}")
+        print(f"product   {path.name:<20} {rates}{mark}")
     print(
         f"size      N = {speed.points:,}, d = {speed.dimension:,}, {speed.queries:,} queries, "
         f"{speed.threads} threads; points and their copy take {speed.data_mb:,.0f} MB"
