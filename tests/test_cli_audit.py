@@ -235,9 +235,9 @@ def test_warnings_are_lines_and_not_tracebacks(sets, tmp_path, capsys, monkeypat
 
     whole = auditing.prepare
 
-    def noisy(*arguments):
+    def noisy(*arguments, **options):
         warnings.warn("the likelihood is odd", stacklevel=1)
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(auditing, "prepare", noisy)
     code, _, err = run(capsys, *asked(sets), "--out", tmp_path)

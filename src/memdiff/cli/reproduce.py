@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--preset",
         type=Literal["quick", "paper"],
         default="quick",
-        help="quick: all in under three minutes on two cores; paper: the paper's sizes.",
+        help="quick: all in about three minutes on two cores; paper: the paper's sizes.",
     )
     parser.add_argument(
         "--only",
