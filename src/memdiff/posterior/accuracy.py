@@ -15,7 +15,7 @@ __all__ = ["exact_at", "measured_error"]
 
 _QUERIES, _POINTS = 16, 64
 # The largest of all errors over the largest of those that are measured.
-_SAFETY = 3.0
+_SAFETY = 2.0
 
 
 def measured_error(
@@ -52,6 +52,7 @@ def measured_error(
     exact = query @ (points.gather(columns) - points.centre).T
     exact -= ((m / s) ** 2)[:, None] * points.half_norm[columns]
     exact += some.at(columns[None].expand(len(rows), -1))
+    exact -= product.offset[:, None]
     error = (values[:, columns].to(torch.float64) - exact).abs()
     error = torch.where(torch.isfinite(exact), error, 0.0)
     return _SAFETY * (error.amax(1) / bound[rows]).max() * bound

@@ -34,7 +34,7 @@ _DIRECT_COORDINATES = 4096
 # and this many coordinates of them.
 _GATHER_COST, _GATHER_COORDINATES = 100, 8000
 # What a measured error of a logit may be, and that of the largest one afterwards.
-_MEASURED_TOLERANCE, _CHECKED_TOLERANCE = 4e-6, 6e-6
+_MEASURED_TOLERANCE, _CHECKED_TOLERANCE = 8e-6, 8e-6
 # What the rounding of a sum of float32 weights may be, relative to the residual.
 _CLOSE = 5e-6
 # Errors of products are seldom below this part of what is expected.
@@ -46,9 +46,14 @@ _PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
 _ROUGHEST = 1e-5
 
 _DENSE, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(5)
-# Dtypes of the dense routes; None for that of the points.
-_LOGITS = {_DENSE: None, _DENSE_MIXED: torch.float64, _DENSE_DOUBLE: torch.float64}
-_WEIGHTS = {_DENSE: None, _DENSE_MIXED: torch.float32, _DENSE_DOUBLE: torch.float64}
+# Dtypes of logits, weights and sums of the dense routes; None for that of the points.
+_DTYPES: dict[int, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | None]] = {
+    _DENSE: (None, None, None),
+    _DENSE_MIXED: (torch.float64, None, None),
+    _DENSE_DOUBLE: (torch.float64, None, torch.float64),
+}
+# Up to this dimension sums in float64 cost little.
+_SHORT = 8
 
 
 class PosteriorEngine:
@@ -234,9 +239,9 @@ class PosteriorEngine:
             if not len(rows):
                 continue
             some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
-            if route in _LOGITS:
-                dtypes = (_LOGITS[route] or self.dtype, _WEIGHTS[route] or self.dtype)
-                part = dense(self.points, *some, *dtypes, entropy=entropy)
+            if route in _DTYPES:
+                logits, weights, sums = (dtype or self.dtype for dtype in _DTYPES[route])
+                part = dense(self.points, *some, logits, weights, sums, entropy=entropy)
             elif route == _SCREENED:
                 part = screened(self.points, *some, self.dropped_mass, self.memory_limit)
             else:
@@ -275,7 +280,9 @@ class PosteriorEngine:
         cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
         crowded = (torch.bincount(kept, minlength=len(x)) - 1) * cost > probe.stop
         double = self._is_accurate(x, scale, sigma, prior, torch.float64, 0.0)
-        passes = torch.where(close | (not mixed), _DENSE_DOUBLE, _DENSE_MIXED)
+        passes = torch.where(
+            close | (not mixed) | (self.dim <= _SHORT), _DENSE_DOUBLE, _DENSE_MIXED
+        )
         routes = torch.where(crowded, torch.where(double, passes, _DIRECT), _SCREENED)
         return torch.where(single, _DENSE, routes)
 

@@ -14,7 +14,7 @@ _GROUP = 64
 
 
 class BlockLogits:
-    """``query @ centred.T - curvature * half_norm + factor * terms``, block by block.
+    """``query @ centred.T - curvature * half_norm + factor * terms - offset``, block by block.
 
     Where all queries are at one noise level, everything but the conditions and exclusions is the
     bias of one fused product.
@@ -25,6 +25,10 @@ class BlockLogits:
         curvature: Factor of half the squared norms, ``(B,)``.
         prior: The other terms.
         factor: Their factor, ``(B,)``.
+
+    Attributes:
+        offset: What is left out of all logits of a query, so that fewer digits are lost: the
+            part of the bias that points have in common, float64 ``(B,)``.
     """
 
     def __init__(
@@ -32,13 +36,15 @@ class BlockLogits:
     ) -> None:
         self.points, self.query, self.prior = points, query, prior
         self.curvature, self.factor = curvature, factor
+        self.common = (float(points.half_norm.mean()), float(prior.log_prior.max()))
+        self.offset = factor * self.common[1] - curvature * self.common[0]
         self.path = gemm_path(points.dim, query.dtype, query.device)
         self.uniform = bool((curvature == curvature[:1]).all() & (factor == factor[:1]).all())
 
     def __call__(self, block: slice, centred: Tensor) -> Tensor:
         """Logits of a block, ``(B, K)``; ``centred`` are its centred points ``(K, d)``."""
-        half_norm = self.points.half_norm[block]
-        log_prior = self.prior.log_prior[block]
+        half_norm = self.points.half_norm[block] - self.common[0]
+        log_prior = self.prior.log_prior[block] - self.common[1]
         dtype = self.query.dtype
         if self.uniform:
             bias = self.factor[:1] * log_prior - self.curvature[:1] * half_norm
