@@ -1,0 +1,108 @@
+"""Which route a query takes, and that float32 answers are checked after they are given."""
+
+import pytest
+import torch
+
+from memdiff.posterior import PosteriorEngine
+from memdiff.posterior import engine as engine_module
+from memdiff.posterior.dense import dense
+from memdiff.posterior.prior import Prior
+
+
+def cube(num, dim, sigma, queries=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(num, dim, generator=generator) * 2 - 1
+    x = points[:queries] + sigma * torch.randn(queries, dim, generator=generator)
+    return points, x, torch.ones(queries), torch.full((queries,), sigma)
+
+
+def exact(points, x, scale, sigma):
+    part = PosteriorEngine(points.double())(x, scale, sigma)
+    return part.residual_sum / part.total[:, None], part
+
+
+@pytest.mark.parametrize("sigma", [10.0, 100.0])
+def test_images_at_large_noise_take_one_float32_pass(monkeypatch, sigma):
+    """Catches a worst-case estimate that sends them to products in float64, at twice the price."""
+    points, x, scale, level = cube(4000, 784, sigma)
+    seen = []
+
+    def recording(*arguments, **keywords):
+        seen.append(arguments[5])
+        return dense(*arguments, **keywords)
+
+    monkeypatch.setattr(engine_module, "dense", recording)
+    part = PosteriorEngine(points)(x, scale, level)
+    assert seen == [torch.float32]
+    residual, truth = exact(points, x, scale, level)
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert (error <= 1e-5 * residual.norm(dim=1)).all()
+    assert ((part.total / truth.total).log().abs() <= 1e-5).all()
+
+
+@pytest.mark.parametrize(("num", "dim", "sigma"), [(4000, 200, 1.0), (3000, 2, 0.1)])
+def test_an_optimistic_measurement_is_found_out(monkeypatch, num, dim, sigma):
+    """Float32 is taken where it must not be: the check at the top points gives it back."""
+    points, x, scale, level = cube(num, dim, sigma)
+    monkeypatch.setattr(
+        engine_module, "measured_error", lambda points, x, *_: torch.zeros(len(x)).double()
+    )
+    monkeypatch.setattr(engine_module, "_LEAST_ERROR", 0.0)
+    monkeypatch.setattr(engine_module, "_CHECKED_TOLERANCE", 1e-9)
+    part = PosteriorEngine(points)(x, scale, level)
+    residual, _ = exact(points, x, scale, level)
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert (error <= 1e-6 * residual.norm(dim=1)).all()
+
+
+def test_float64_sums_keep_their_digits_far_from_the_centre():
+    """A total in float32 beside a float64 sum moves the mean by digits of its distance."""
+    generator = torch.Generator().manual_seed(2)
+    points = torch.randn(3000, 6, generator=generator) * 0.01
+    points[:1500] += 100.0
+    x = points[:1400:100].clone()
+    arguments = (x.double(), torch.ones(14).double(), torch.full((14,), 0.02).double())
+    engine = PosteriorEngine(points)
+    prior = Prior(engine.log_prior, None, None, torch.arange(14))
+    double, single = torch.float64, torch.float32
+    part = dense(engine.points, *arguments, prior, double, single, double)
+    residual, _ = exact(points, *arguments)
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert error.max() < 1e-7
+    assert (error <= part.sum_error + 0.1 * (2 * part.logit_error).expm1()).all()
+
+
+@pytest.mark.parametrize("num", [2500, 4096])
+def test_the_shift_is_renewed_before_weights_overflow(num):
+    """Logits that rise from block to block by hundreds; catches a shift that stays behind."""
+    points = torch.linspace(-40.0, 1.0, num, dtype=torch.float64)[:, None].expand(-1, 9)
+    points = points.contiguous()
+    x, scale = torch.ones(2, 9).double(), torch.ones(2).double()
+    level = torch.tensor([1.0, 3.0]).double()
+    engine = PosteriorEngine(points)
+    prior = Prior(engine.log_prior, None, None, torch.arange(2))
+    part = dense(engine.points, x, scale, level, prior, *3 * (torch.float64,))
+    weights = engine.weights(x, scale, level)
+    torch.testing.assert_close(1 / part.total, weights.amax(1), rtol=1e-11, atol=0)
+    torch.testing.assert_close(part.top_index, weights.argmax(1))
+    entropy = part.total.log() - part.entropy_sum / part.total
+    expected = -torch.special.xlogy(weights, weights).sum(1)
+    torch.testing.assert_close(entropy, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_duplicates_name_the_first_point():
+    """Equal logits in several groups of columns and blocks: the smallest index counts."""
+    block = torch.randn(700, 8, generator=torch.Generator().manual_seed(3))
+    points = block.repeat(6, 1)
+    for sigma in (0.01, 30.0):
+        part = PosteriorEngine(points)(block[:9], torch.ones(9), torch.full((9,), sigma))
+        assert (part.top_index < 700).all()
+
+
+def test_without_entropy_all_else_is_the_same():
+    points, x, scale, level = cube(3000, 40, 5.0)
+    engine = PosteriorEngine(points)
+    whole, less = engine(x, scale, level), engine(x, scale, level, entropy=False)
+    for name in ("top_logit", "top_index", "total", "residual_sum"):
+        assert torch.equal(getattr(whole, name), getattr(less, name))
+    assert torch.isnan(less.entropy_sum).all()
