@@ -106,3 +106,27 @@ def test_without_entropy_all_else_is_the_same():
     for name in ("top_logit", "top_index", "total", "residual_sum"):
         assert torch.equal(getattr(whole, name), getattr(less, name))
     assert torch.isnan(less.entropy_sum).all()
+
+
+@pytest.mark.parametrize("logits", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [0.02, 0.3])
+def test_dense_weights_are_never_denormal(monkeypatch, sigma, logits):
+    """Where nearly all weights vanish; the other routes have no weights to underflow."""
+    points, x, scale, level = cube(2500, 32, sigma)
+    seen = []
+    plain = torch.Tensor.exp2
+
+    def recording(tensor):
+        seen.append(plain(tensor))
+        return seen[-1]
+
+    monkeypatch.setattr(torch.Tensor, "exp2", recording)
+    engine = PosteriorEngine(points)
+    prior = Prior(engine.log_prior, None, None, torch.arange(len(x)))
+    single = torch.float32
+    arguments = (x.double(), scale.double(), level.double())
+    dense(engine.points, *arguments, prior, logits, single, single)
+    weights = [values for values in seen if values.ndim == 2]
+    assert weights
+    for values in weights:
+        assert (values >= torch.finfo(single).tiny).all()
