@@ -371,10 +371,13 @@ class _Evaluation:
                 )
             self.terms = score.conditions.at(y, len(x))
 
-    def partial(self, x: Tensor) -> PartialPosterior:
+    def partial(self, x: Tensor, *, entropy: bool = True) -> PartialPosterior:
         flat = x.detach().reshape(len(x), -1)
         bound = 0.0 if self.terms is None else self.terms.bound
-        return self.engine(
+        evaluate: Callable[..., PartialPosterior] = self.engine
+        if isinstance(self.engine, PosteriorEngine):
+            evaluate = partial(self.engine, entropy=entropy)
+        return evaluate(
             flat,
             self.scale,
             self.width,
@@ -386,7 +389,7 @@ class _Evaluation:
         )
 
     def residual(self, x: Tensor) -> Tensor:
-        part = self.partial(x)
+        part = self.partial(x, entropy=False)
         return (part.residual_sum / part.total[:, None]).reshape(x.shape).to(x.dtype)
 
     def residual_jacobian_product(self, x: Tensor, vectors: Tensor) -> Tensor:
