@@ -13,7 +13,10 @@ is accurate (see :meth:`PosteriorEngine.__call__`):
 
 ``dense``
     Blocked matrix products with a running maximum and sum (online softmax), where the rounding
-    of :math:`|q|^2 - 2 q \cdot x_n + |x_n|^2` cannot move a weight.
+    of :math:`|q|^2 - 2 q \cdot x_n + |x_n|^2` cannot move a weight. Whether float32 is enough is
+    measured on a few pairs of every call, and checked afterwards at the heaviest point of every
+    query; otherwise the logits come from a product in float64, the sums in float32 where these
+    do not lose digits of the residual.
 ``screened``
     One matrix product finds every point that can carry weight, with a margin that covers its
     rounding; the logits of these candidates are taken from direct differences in float64.
@@ -21,6 +24,7 @@ is accurate (see :meth:`PosteriorEngine.__call__`):
     Direct differences in float64 for all points: small problems, and queries with so many
     candidates that nothing is saved by screening.
 
+Products take the fastest path of the machine (:func:`memdiff.posterior.products.gemm_path`).
 Nothing of size ``B x N`` is ever stored: temporary memory stays below ``memory_limit`` bytes.
 Accumulators are float64 and merge associatively, so that blocks, shards and ranks give the
 answer of one pass.
