@@ -61,6 +61,7 @@ def dense(
     index = torch.full_like(scale, -1, dtype=torch.int64)
     total, entropy_sum = torch.zeros_like(scale), torch.zeros_like(scale)
     weighted = torch.zeros_like(x)
+    buffer = query.new_empty(len(x) * min(BLOCK, points.num), dtype=weights_dtype)
     for block in blocks(points.num, BLOCK):
         centred = points.centred(block, dtype)
         values = logits(block, centred)
@@ -82,13 +83,16 @@ def dense(
             shift = renewed
             applied = torch.where(shift == -math.inf, 0.0, shift)
         values = values.sub_(applied[:, None]).to(weights_dtype)
-        weights = values.clamp_(min=_LOG2E * LOGIT_FLOOR).exp2()
+        weights = buffer[: values.numel()].view_as(values)
+        torch.exp2(values.clamp_(min=_LOG2E * LOGIT_FLOOR), out=weights)
         # The total and the sum belong together: what is off in one alone moves the mean.
         summed = weights.to(sums_dtype)
         total += summed.sum(1)
         weighted += weighted_product(summed, centred.to(sums_dtype))
         if entropy:
             entropy_sum += torch.linalg.vecdot(values, weights)
+        # Freed before the next block is made: two of them would be returned to the system.
+        del values, grouped
     seen = (top != -math.inf).to(torch.float64)
     moved = torch.where(top == -math.inf, 0.0, (applied - top).to(torch.float64))
     decay = seen * moved.exp2()
