@@ -19,7 +19,13 @@ _SAFETY = 2.0
 
 
 def measured_error(
-    points: Points, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior
+    points: Points,
+    x: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    prior: Prior,
+    *,
+    careful: bool = False,
 ) -> Tensor:
     """Estimate of the largest error of a logit from a product in the dtype of the points.
 
@@ -33,6 +39,7 @@ def measured_error(
         scale: ``(B,)``.
         sigma: ``(B,)``.
         prior: The terms of the logits besides the distance.
+        careful: Whether the product is the careful one of :class:`BlockLogits`.
 
     Returns:
         float64 tensor with shape ``(B,)``; a measurement, not a bound.
@@ -45,12 +52,13 @@ def measured_error(
     centred_x = x[rows] - m[:, None] * points.centre
     query = (m / s**2)[:, None] * centred_x
     ones = torch.ones_like(m)
-    product = BlockLogits(points, query.to(points.dtype), (m / s) ** 2, some, ones)
+    single, curvature = query.to(points.dtype), (m / s) ** 2
+    product = BlockLogits(points, single, curvature, some, ones, careful=careful)
     values = product(block, points.centred(block, points.dtype))
     spread = torch.linspace(0, block.stop - 1, min(_POINTS, block.stop), device=x.device).long()
     columns = torch.cat([spread, values.argmax(1)])
     exact = query @ (points.gather(columns) - points.centre).T
-    exact -= ((m / s) ** 2)[:, None] * points.half_norm[columns]
+    exact -= curvature[:, None] * points.half_norm[columns]
     exact += some.at(columns[None].expand(len(rows), -1))
     exact -= product.offset[:, None]
     error = (values[:, columns].to(torch.float64) - exact).abs()

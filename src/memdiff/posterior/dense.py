@@ -31,6 +31,7 @@ def dense(
     weights_dtype: torch.dtype,
     sums_dtype: torch.dtype,
     *,
+    careful: bool = False,
     entropy: bool = True,
 ) -> PartialPosterior:
     """Sums over all points, the logits from a product in ``dtype``.
@@ -48,12 +49,14 @@ def dense(
         dtype: Of the logits, that of the points or float64.
         weights_dtype: Of the weights, the same or less.
         sums_dtype: Of their products with the points, the same or more.
+        careful: Whether the product is the careful one of :class:`BlockLogits`.
         entropy: Whether the entropy is asked for; without, its sum is NaN.
     """
     centred_x = x - scale[:, None] * points.centre
     query = ((_LOG2E * scale / sigma**2)[:, None] * centred_x).to(dtype)
     factor = torch.full_like(scale, _LOG2E)
-    logits = BlockLogits(points, query, _LOG2E * (scale / sigma) ** 2, prior, factor)
+    curvature = _LOG2E * (scale / sigma) ** 2
+    logits = BlockLogits(points, query, curvature, prior, factor, careful=careful)
     weighted_product = gemm_path(points.dim, sums_dtype, x.device).weighted
     top = torch.full_like(scale, -math.inf, dtype=dtype)
     shift = top.clone()

@@ -45,15 +45,18 @@ _PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
 # No tolerance makes logits rougher than this: statistics keep five digits.
 _ROUGHEST = 1e-5
 
-_DENSE, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(5)
+_DENSE, _DENSE_CAREFUL, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(6)
 # Dtypes of logits, weights and sums of the dense routes; None for that of the points.
 _DTYPES: dict[int, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | None]] = {
     _DENSE: (None, None, None),
+    _DENSE_CAREFUL: (None, None, None),
     _DENSE_MIXED: (torch.float64, None, None),
     _DENSE_DOUBLE: (torch.float64, None, torch.float64),
 }
 # Up to this dimension sums in float64 cost little.
 _SHORT = 8
+# From this dimension on, products in parts are more accurate.
+_LONG = 512
 
 
 class PosteriorEngine:
@@ -234,19 +237,21 @@ class PosteriorEngine:
             return direct(self.points, x, scale, sigma, prior, self.memory_limit)
         routes = self._routes(x, scale, sigma, prior, tolerance)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
-        for route in (_DENSE, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT):
+        for route in range(6):
             rows = (routes == route).nonzero()[:, 0]
             if not len(rows):
                 continue
             some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
             if route in _DTYPES:
                 logits, weights, sums = (dtype or self.dtype for dtype in _DTYPES[route])
-                part = dense(self.points, *some, logits, weights, sums, entropy=entropy)
+                dtypes = (logits, weights, sums)
+                careful = route == _DENSE_CAREFUL
+                part = dense(self.points, *some, *dtypes, careful=careful, entropy=entropy)
             elif route == _SCREENED:
                 part = screened(self.points, *some, self.dropped_mass, self.memory_limit)
             else:
                 part = direct(self.points, *some, self.memory_limit)
-            if route in (_DENSE, _DENSE_MIXED) and self.dtype == torch.float32:
+            if route in (_DENSE, _DENSE_CAREFUL, _DENSE_MIXED) and self.dtype == torch.float32:
                 wrong = self._wrong(part, *some, tolerance)
                 double = self._is_accurate(*some, torch.float64, 0.0)
                 # Later turns of this loop answer these queries anew.
@@ -259,6 +264,7 @@ class PosteriorEngine:
     ) -> Tensor:
         """The cheapest accurate route of every query, int64 with shape ``(B,)``."""
         single = self._is_accurate(x, scale, sigma, prior, self.dtype, tolerance)
+        careful = torch.zeros_like(single)
         mixed = self.dtype == torch.float32
         # Sums of float32 weights are off by about a unit of the radius: too much near a residual.
         unit = unit_roundoff(torch.float32)
@@ -270,8 +276,11 @@ class PosteriorEngine:
             if len(rows):
                 some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
                 single[rows] = measured_error(self.points, *some) <= _MEASURED_TOLERANCE
-        if bool(single.all()):
-            return torch.full((len(x),), _DENSE, device=x.device)
+                if self.dim > _LONG and not bool(single[rows].any()):
+                    found = measured_error(self.points, *some, careful=True)
+                    careful[rows] = found <= _MEASURED_TOLERANCE
+        if bool((single | careful).all()):
+            return torch.where(single, _DENSE, _DENSE_CAREFUL)
         # A look at the first points tells where screening would keep too many candidates.
         probe = slice(0, min(BLOCK, self.num))
         kept, _ = screen(
@@ -284,6 +293,7 @@ class PosteriorEngine:
             close | (not mixed) | (self.dim <= _SHORT), _DENSE_DOUBLE, _DENSE_MIXED
         )
         routes = torch.where(crowded, torch.where(double, passes, _DIRECT), _SCREENED)
+        routes = torch.where(careful, _DENSE_CAREFUL, routes)
         return torch.where(single, _DENSE, routes)
 
     def _wrong(

@@ -11,6 +11,8 @@ from memdiff.posterior.products import gemm_path
 __all__ = ["BlockLogits", "GroupedTop"]
 
 _GROUP = 64
+# Coordinates that a careful product sums before it adds them to others.
+_LENGTH = 256
 
 
 class BlockLogits:
@@ -25,6 +27,8 @@ class BlockLogits:
         curvature: Factor of half the squared norms, ``(B,)``.
         prior: The other terms.
         factor: Their factor, ``(B,)``.
+        careful: Whether long products are taken in parts, whose rounding is that of smaller
+            values; a little slower.
 
     Attributes:
         offset: What is left out of all logits of a query, so that fewer digits are lost: the
@@ -32,12 +36,20 @@ class BlockLogits:
     """
 
     def __init__(
-        self, points: Points, query: Tensor, curvature: Tensor, prior: Prior, factor: Tensor
+        self,
+        points: Points,
+        query: Tensor,
+        curvature: Tensor,
+        prior: Prior,
+        factor: Tensor,
+        *,
+        careful: bool = False,
     ) -> None:
         self.points, self.query, self.prior = points, query, prior
         self.curvature, self.factor = curvature, factor
         self.common = (float(points.half_norm.mean()), float(prior.log_prior.max()))
         self.offset = factor * self.common[1] - curvature * self.common[0]
+        self.parts = points.dim // _LENGTH if careful else 1
         self.path = gemm_path(points.dim, query.dtype, query.device)
         self.uniform = bool((curvature == curvature[:1]).all() & (factor == factor[:1]).all())
 
@@ -48,14 +60,24 @@ class BlockLogits:
         dtype = self.query.dtype
         if self.uniform:
             bias = self.factor[:1] * log_prior - self.curvature[:1] * half_norm
-            values = self.path.logits(self.query, centred, bias.to(dtype))
+            values = self._product(centred, bias.to(dtype))
         else:
-            values = self.path.logits(self.query, centred, None)
+            values = self._product(centred, None)
             rows = self.curvature.to(dtype)[:, None]
             values.addcmul_(rows, half_norm.to(dtype)[None], value=-1.0)
             values.addcmul_(self.factor.to(dtype)[:, None], log_prior.to(dtype)[None])
         self.prior.restrict(values, block, self.factor)
         return values
+
+    def _product(self, centred: Tensor, bias: Tensor | None) -> Tensor:
+        if self.parts <= 1:
+            return self.path.logits(self.query, centred, bias)
+        # Slices are not contiguous: the products of torch take them without a copy.
+        queries, points = self.query.chunk(self.parts, 1), centred.chunk(self.parts, 1)
+        values = queries[0] @ points[0].T
+        for query, coordinates in zip(queries[1:], points[1:], strict=True):
+            values.addmm_(query, coordinates.T)
+        return values if bias is None else values.add_(bias)
 
 
 class GroupedTop:
