@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from memdiff.ranks import RankError, Ranks, join
 
@@ -64,6 +64,18 @@ def rank_timeout() -> float:
     return seconds
 
 
+def _end(code: int) -> NoReturn:
+    """End the process at once.
+
+    An interpreter that takes its time to end meets the threads of the group, whose other
+    processes have failed as well and are gone, and aborts.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
+    os._exit(code)
+
+
 @contextmanager
 def processes() -> Iterator[Voice]:
     """Join the processes that the launcher started; all but the first are silent inside.
@@ -93,6 +105,10 @@ def processes() -> Iterator[Voice]:
         ranks.leave()
     except RankError as error:
         ranks.abandon(str(error))
+    except SystemExit as end:
+        ranks.close()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
     finally:
         ranks.close()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all that there is to say has been said
