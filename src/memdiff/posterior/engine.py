@@ -88,12 +88,12 @@ class PosteriorEngine:
         self.log_prior = uniform if log_prior is None else log_prior.to(torch.float64)
         # Largest logit error of the dense route, and mass that screening may leave out.
         single = self.dtype == torch.float32
+        self.tolerance, self.dropped_mass = (2e-6, 1e-9) if single else (1e-13, 1e-16)
         # Where there is enough to save, what a tolerance lets be left out.
         self._certified: CertifiedPosterior | None = None
         if self.num >= _PRUNED_POINTS and self.dim >= _PRUNED_DIMENSIONS:
             arguments = (self.points, self.log_prior, _coordinate_route, memory_limit)
             self._certified = CertifiedPosterior(*arguments)
-        self.tolerance, self.dropped_mass = (2e-6, 1e-9) if single else (1e-13, 1e-16)
 
     @property
     def radius(self) -> float:
@@ -317,9 +317,13 @@ class PosteriorEngine:
     def _expected_error(
         self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
     ) -> Tensor:
+        return self._error_bound(x, scale, sigma, prior, dtype) * (2.0 / rounding_factor(self.dim))
+
+    def _error_bound(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, dtype: torch.dtype
+    ) -> Tensor:
         error = logit_error(self.points, x, scale, sigma, dtype)
-        error = error + unit_roundoff(dtype) * prior.bound
-        return error * (2.0 / rounding_factor(self.dim))
+        return error + unit_roundoff(dtype) * prior.bound
 
     def _is_accurate(
         self,
@@ -336,12 +340,10 @@ class PosteriorEngine:
         factor in front of it: what is certified is the bound, what is chosen is the route. With
         a tolerance, the typical error has to stay below it.
         """
-        error = logit_error(self.points, x, scale, sigma, dtype)
-        error = error + unit_roundoff(dtype) * prior.bound
-        expected = error * (2.0 / rounding_factor(self.dim))
-        accurate = expected <= self.tolerance
+        arguments = (x, scale, sigma, prior, dtype)
+        accurate = self._expected_error(*arguments) <= self.tolerance
         if tolerance > 0.0:
-            typical = error * typical_factor(self.dim)
+            typical = self._error_bound(*arguments) * typical_factor(self.dim)
             accurate = accurate | (typical <= max(min(tolerance, _ROUGHEST), self.tolerance))
         return accurate
 

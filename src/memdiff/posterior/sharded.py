@@ -43,6 +43,7 @@ class Engine(Protocol):
         exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
+        entropy: bool = True,
     ) -> PartialPosterior:
         """Sums over all points."""
 
@@ -137,6 +138,7 @@ class ShardedEngine:
         exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
+        entropy: bool = True,
     ) -> PartialPosterior:
         """Sums over the points of all ranks; arguments as of :class:`PosteriorEngine`.
 
@@ -147,7 +149,7 @@ class ShardedEngine:
             ValueError: If no point is left for a query.
         """
         part = self._part(
-            x, scale, sigma, log_prior, log_prior_bound, exclude, tolerance, trajectory
+            x, scale, sigma, log_prior, log_prior_bound, exclude, tolerance, trajectory, entropy
         )
         whole = self._joined(part)
         # A part says what leaving points out does to its own mean; their mass is also missing
@@ -230,6 +232,7 @@ class ShardedEngine:
         exclude: Tensor | None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
+        entropy: bool = True,
     ) -> PartialPosterior:
         """Sums over the points of this rank; empty for a query that none of them may answer."""
         part = PartialPosterior.empty(len(x), self.dim, x.device)
@@ -245,6 +248,7 @@ class ShardedEngine:
             exclude=self._exclusion(exclude, rows),
             tolerance=tolerance,
             trajectory=trajectory if len(rows) == len(x) else None,
+            entropy=entropy,
         )
         found.top_index = found.top_index + self.points.start
         part.put(rows, found)

@@ -372,20 +372,16 @@ class _Evaluation:
             self.terms = score.conditions.at(y, len(x))
 
     def partial(self, x: Tensor, *, entropy: bool = True) -> PartialPosterior:
-        flat = x.detach().reshape(len(x), -1)
-        bound = 0.0 if self.terms is None else self.terms.bound
-        evaluate: Callable[..., PartialPosterior] = self.engine
-        if isinstance(self.engine, PosteriorEngine):
-            evaluate = partial(self.engine, entropy=entropy)
-        return evaluate(
-            flat,
+        return self.engine(
+            x.detach().reshape(len(x), -1),
             self.scale,
             self.width,
             log_prior=self.terms,
-            log_prior_bound=bound,
+            log_prior_bound=0.0 if self.terms is None else self.terms.bound,
             exclude=self.exclude,
             tolerance=self.tolerance,
             trajectory=self.trajectory,
+            entropy=entropy,
         )
 
     def residual(self, x: Tensor) -> Tensor:
