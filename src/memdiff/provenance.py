@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -43,12 +44,10 @@ def package_fingerprint() -> str:
 
 def cpu_model() -> str:
     """Name of the processor, as far as the system tells."""
-    try:
+    with suppress(OSError):  # not every system has it
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine() or "unknown"
 
 

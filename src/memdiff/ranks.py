@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -190,7 +190,7 @@ class Ranks:
         """
         if self.count == 1 or self._store is None:
             return True
-        try:
+        with suppress(RuntimeError):  # the store went with the first rank
             self._store.set(f"said/{self.rank}", sentence)
             end = time.monotonic() + wait
             while not self.is_first:
@@ -200,8 +200,6 @@ class Ranks:
                 if time.monotonic() > end:
                     break
                 time.sleep(0.02)
-        except RuntimeError:  # the store went with the first rank
-            pass
         return True
 
     def settle(self, *, wait: float = 5.0) -> None:
@@ -214,11 +212,11 @@ class Ranks:
             return
         names = [f"said/{rank}" for rank in range(self.count)]
         end = time.monotonic() + wait
-        try:
+        with suppress(
+            RuntimeError
+        ):  # the store went with the first rank
             while not self._store.check(names) and time.monotonic() < end:
                 time.sleep(0.02)
-        except RuntimeError:
-            pass
 
     def abandon(self, reason: str) -> NoReturn:
         """End the process at once because another rank has ended.
