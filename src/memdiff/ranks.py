@@ -212,9 +212,7 @@ class Ranks:
             return
         names = [f"said/{rank}" for rank in range(self.count)]
         end = time.monotonic() + wait
-        with suppress(
-            RuntimeError
-        ):  # the store went with the first rank
+        with suppress(RuntimeError):  # the store went with the first rank
             while not self._store.check(names) and time.monotonic() < end:
                 time.sleep(0.02)
 
