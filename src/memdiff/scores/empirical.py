@@ -278,7 +278,7 @@ class EmpiricalScore(Score):
             0, math.log(self.num_points)
         )
         log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * evaluate.width**2).log()
-        top_weight = 1.0 / part.total
+        top_weight = (1.0 / part.total).clamp_max(1.0)  # a total may round to less than 1
         spread = 2 * self.engine.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
         error = spread + part.sum_error / evaluate.scale
         error = error + 2 * torch.finfo(x.dtype).eps * mean.norm(dim=1)
