@@ -24,7 +24,7 @@ from torch import Tensor
 from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK
+from memdiff.posterior.products import BLOCK, gemm_path
 from memdiff.posterior.rounding import rounding_factor, unit_roundoff
 from memdiff.posterior.splitting import SplitCoordinates
 
@@ -141,7 +141,7 @@ class ProductMemory:
         self, slot: Tensor, members: Tensor, block: slice, query: Tensor, near: Tensor
     ) -> Tensor:
         """Products ``query @ near.T`` with a block of points, which are kept, ``(B, K)``."""
-        values = torch.mm(query, near.T)
+        values = gemm_path(query.shape[1], query.dtype, query.device).logits(query, near, None)
         number = block.start // BLOCK
         for place, products in enumerate(self._products):
             if len(members) == len(products[number]) and bool((slot == place).all()):
@@ -195,6 +195,7 @@ def summed(
     spread = float(prior.log_prior.max() - prior.log_prior.min()) + 2.0 * prior.bound
     plain = float(reach.max()) + spread < -LOGIT_FLOOR and prior.exclude is None
     plain = plain and prior.extra is None
+    path = gemm_path(points.dim, torch.float32, x.device)
     buffers = [query.new_empty(len(x) * BLOCK) for _ in range(2)]
     for block in blocks(points.num, BLOCK):
         size = block.stop - block.start
@@ -203,7 +204,7 @@ def summed(
         if fresh:
             products = memory.multiply(slot, rows, block, query, near)
         else:
-            products = torch.mm(query, split.coordinates[block, :-1].T)
+            products = path.logits(query, split.coordinates[block, :-1].contiguous(), None)
             carried.add(products, block, torch.ones_like(scale))
         half_norm, log_prior = points.half_norm[block], prior.log_prior[block]
         if shared:
@@ -233,7 +234,7 @@ def summed(
         total = factor * total + weights.sum(1)
         if bool((factor < 1.0).any()):
             weighted.mul_(factor[:, None])
-        weighted.add_(torch.mm(weights, near))
+        weighted.add_(path.weighted(weights, near))
         top = new_top
     error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
     error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)

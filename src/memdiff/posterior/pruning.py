@@ -24,6 +24,7 @@ from memdiff.posterior.merging import MergedPoints
 from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import Prior
+from memdiff.posterior.products import gemm_path
 from memdiff.posterior.rounding import rounding_factor, unit_roundoff
 from memdiff.posterior.splitting import SplitCoordinates
 
@@ -113,6 +114,7 @@ class Pruner:
         self._table[:num, width + 1] = merged.terms.mass
         # One copy of the coordinates is enough.
         self.split = replace(split, coordinates=self._table[:num, :width])
+        self._path = gemm_path(width + 2, torch.float32, self._table.device)
         self._rough: Tensor | None = None
         if width > 2 * _ROUGH_DIRECTIONS:
             few = self._table[:, :_ROUGH_DIRECTIONS]
@@ -255,7 +257,7 @@ class Pruner:
     def _product(self, screened: _Screened, first: int) -> Tensor:
         """Bounds of one block of groups, ``(B, _BLOCK)``."""
         table = self._table[first : first + _BLOCK]
-        values = torch.mm(screened.query, table.T)
+        values = self._path.logits(screened.query, table, None)
         last = min(first + _BLOCK, self.num)
         sigma, prior, carried = screened.sigma, screened.prior, screened.carried
         if carried is not None:
@@ -284,7 +286,7 @@ class Pruner:
         top = query.new_full((len(query),), -math.inf)
         found = torch.full((len(query),), -1, device=query.device)
         for first in range(0, self.num, _BLOCK):
-            values = torch.mm(query, self._rough[first : first + _BLOCK].T)
+            values = self._path.logits(query, self._rough[first : first + _BLOCK], None)
             block_top = values.amax(1)
             better = (block_top > top).nonzero()[:, 0]
             found[better] = values[better].argmax(1) + first
