@@ -242,3 +242,20 @@ def test_bad_input_is_one_sentence():
         with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_error_bound_is_not_negative_where_a_total_rounds_below_one(monkeypatch):
+    """1 - top weight is then a negative rounding error, in front of a factor that is huge."""
+    score = EmpiricalScore(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), VE())
+    engine = score.engine
+
+    def rounded(*arguments, **options):
+        part = engine(*arguments, **options)
+        part.total = part.total * (1 - 1e-9)
+        part.logit_error = torch.full_like(part.logit_error, 20.0)
+        return part
+
+    monkeypatch.setattr(score, "_engine", rounded)
+    rounded.radius = engine.radius
+    found = score.posterior(torch.tensor([[1.0, 0.1]]), 1e-6)
+    assert found.error_bound.min() >= 0.0 and found.top_weight.max() <= 1.0
