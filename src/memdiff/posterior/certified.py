@@ -336,7 +336,7 @@ class _Call:
                     self._count(
                         rows[some], "dense", carried=torch.full_like(sigma[some], not fresh)
                     )
-            rows = rows[~single]
+            rows = rows[~(known | single)]
         if len(rows):
             arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
             self._put(rows, route(*arguments))
