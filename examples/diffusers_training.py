@@ -6,7 +6,7 @@ training images, and keep the best weights from before.
 
     pip install 'memdiff[diffusers]'
     python examples/diffusers_training.py --out digits-ddpm
-    accelerate launch --num_processes 2 examples/diffusers_training.py --out digits-ddpm
+    accelerate launch --multi_gpu --num_processes 2 examples/diffusers_training.py --out digits-ddpm
 
 The folder is a ``DDPMPipeline`` like any other.
 """
