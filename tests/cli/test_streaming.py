@@ -46,6 +46,27 @@ def _no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StreamedDataset, "in_memory", refuse)
 
 
+def test_samples_of_a_set_that_points_are_left_out_of(tmp_path: Path) -> None:
+    """From some thousand points in 64 dimensions on; the copies must be the same ones."""
+    random = np.random.default_rng(1)
+    images = random.integers(0, 255, (40, 8, 8))[random.integers(0, 40, 2100)]
+    images = np.clip(images + random.normal(0, 20, images.shape), 0, 255).astype(np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    found = []
+    for above in ("0", "1000000000"):
+        out = str(tmp_path / f"s{above}.npz")
+        arguments = ["sample", "--train", str(tmp_path / "x.npy"), "--num", "6", "--quiet"]
+        assert _run([*arguments, "--stream-above", above, "--out", out]) == 0
+        found.append(np.load(out)["x"])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_a_negative_limit_is_refused(train: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(train.parent / "s.npz")]
+    assert _run(["sample", "--train", str(train), "--stream-above", "-3", *out]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "regularizer",
     [

@@ -98,6 +98,15 @@ def test_mapped_and_selected_rows(storage: Callable[[Tensor, Path], Rows], tmp_p
         rows.select(torch.empty(0, dtype=torch.int64))
 
 
+def test_no_rows_are_no_rows(storage: Callable[[Tensor, Path], Rows], tmp_path: Path) -> None:
+    """A function of points need not have an answer for none: the largest value of none, say."""
+    rows = storage(_points(), tmp_path).map(lambda x: (x / x.max()).double())
+    none = torch.empty(0, dtype=torch.int64)
+    for found in (rows.gather(none), rows.read(5, 5), rows.flatten()[none]):
+        assert found.shape == (0, rows.features) and found.dtype == torch.float64
+    assert rows[none].shape == (0, *rows.row_shape)
+
+
 def _doubled(x: Tensor) -> Tensor:
     return 2 * x.to(torch.float64)
 

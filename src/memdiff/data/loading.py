@@ -107,6 +107,8 @@ def load(
         categorical=tuple(categorical) or None,
     )
     _check_options(options, name)
+    if stream_above is not None and stream_above < 0:
+        raise ValueError(f"{name}: stream_above must be 0 bytes or more, got {stream_above}.")
     path = Path(source).expanduser()
     if path.is_dir():
         return _load_folder(path, name, options, stream_above)

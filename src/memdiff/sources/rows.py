@@ -137,6 +137,8 @@ class Rows:
 
     def _apply(self, raw: Tensor) -> Tensor:
         raw = raw.detach().to(self.device)
+        if not len(raw):  # a function of points may have no answer for none
+            return torch.empty(0, *self.row_shape, dtype=self.dtype, device=self.device)
         for function in self._functions:
             raw = function(raw)
         return raw
