@@ -5,8 +5,8 @@ A ``UNet2DModel`` learns 8 x 8 digits with ``DDPMScheduler`` and ``accelerate``.
 training images, and keep the best weights from before.
 
     pip install 'memdiff[diffusers]'
-    python examples/diffusers_training.py --out digits-ddpm
-    accelerate launch --multi_gpu --num_processes 2 examples/diffusers_training.py --out digits-ddpm
+    python examples/diffusers_training.py --out ddpm
+    accelerate launch --multi_gpu --num_processes 2 examples/diffusers_training.py --out ddpm
 
 The folder is a ``DDPMPipeline`` like any other.
 """
