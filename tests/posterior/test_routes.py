@@ -143,3 +143,25 @@ def test_dense_weights_are_never_denormal(monkeypatch, sigma, logits):
     assert seen
     for values in seen:
         assert (values >= torch.finfo(single).tiny).all()
+
+
+def test_many_points_are_summed_only_where_many_matter(monkeypatch):
+    """Where float32 would do, too: a screen needs one product, and all points need two."""
+    points = torch.randn(32_768, 16, generator=torch.Generator().manual_seed(5))
+    engine, one = PosteriorEngine(points), torch.ones(4).double()
+    taken = []
+    monkeypatch.setattr(
+        PosteriorEngine, "_is_accurate", lambda self, x, *_: torch.ones(len(x), dtype=torch.bool)
+    )
+    for name in ("dense", "screened"):
+        route = getattr(engine_module, name)
+
+        def recorded(*arguments, name=name, route=route, **options):
+            taken.append(name)
+            return route(*arguments, **options)
+
+        monkeypatch.setattr(engine_module, name, recorded)
+    for sigma, expected in ((0.01, "screened"), (30.0, "dense")):
+        taken.clear()
+        engine(points[:4].double() + 0.005, one, one * sigma)
+        assert taken == [expected]

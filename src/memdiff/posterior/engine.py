@@ -55,6 +55,8 @@ _DTYPES: dict[int, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | N
 }
 # Up to this dimension sums in float64 cost little.
 _SHORT = 8
+# From so many points on, a look at the first block pays also where all of them could be summed.
+_LOOK_POINTS = 16 * BLOCK
 # From this dimension on, products in parts are more accurate.
 _LONG = 512
 
@@ -279,7 +281,8 @@ class PosteriorEngine:
                 if self.dim > _LONG and not bool(single[rows].any()):
                     found = measured_error(self.points, *some, careful=True)
                     careful[rows] = found <= _MEASURED_TOLERANCE
-        if bool((single | careful).all()):
+        settled = single | careful
+        if bool(settled.all()) and self.num < _LOOK_POINTS:
             return torch.where(single, _DENSE, _DENSE_CAREFUL)
         # A look at the first points tells where screening would keep too many candidates.
         probe = slice(0, min(BLOCK, self.num))
@@ -292,9 +295,12 @@ class PosteriorEngine:
         passes = torch.where(
             close | (not mixed) | (self.dim <= _SHORT), _DENSE_DOUBLE, _DENSE_MIXED
         )
-        routes = torch.where(crowded, torch.where(double, passes, _DIRECT), _SCREENED)
-        routes = torch.where(careful, _DENSE_CAREFUL, routes)
-        return torch.where(single, _DENSE, routes)
+        everything = torch.where(double, passes, _DIRECT)
+        everything = torch.where(careful, _DENSE_CAREFUL, everything)
+        everything = torch.where(single, _DENSE, everything)
+        # Of many points a screen needs one product where all of them need two.
+        few = ~crowded & ((self.num >= _LOOK_POINTS) | ~settled)
+        return torch.where(few, _SCREENED, everything)
 
     def _wrong(
         self,
