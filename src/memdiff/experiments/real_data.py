@@ -34,12 +34,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from memdiff.data import Dataset, load
+from memdiff.data import Dataset
 from memdiff.experiments.experiment import Context, Experiment, Outcome, Table
 from memdiff.experiments.image_copies import (
     ABSOLUTE,
     THIRD,
     Copies,
+    digit_images,
     fraction_figure,
     images_figure,
     measure,
@@ -161,10 +162,7 @@ def agrees(found: Copies, prediction: Prediction) -> bool:
 def run(context: Context) -> Outcome:
     """Draw from every method; measure; show next to the nearest training images."""
     context.progress("loading images")
-    try:
-        data = load("mnist5k")
-    except ImportError:
-        data = load("digits")
+    data = digit_images()
     train, heldout = split_images(data, context.pick(quick=400, paper=2500), context.seed)
     num = context.pick(quick=200, paper=1000)
     dimension = train.x[0].numel()

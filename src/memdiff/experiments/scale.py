@@ -38,8 +38,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, load
+from memdiff.data import Dataset
 from memdiff.experiments.experiment import Context, Experiment, Outcome
+from memdiff.experiments.image_copies import digit_images
 from memdiff.experiments.scale_views import (
     copies_figure,
     distances_figure,
@@ -287,10 +288,7 @@ def _share(hits: Tensor) -> list[float]:
 def run(context: Context) -> Outcome:
     """Sample at every size, with and without Tikhonov; measure."""
     context.progress("mapping images")
-    try:
-        data = load("mnist5k")
-    except ImportError:
-        data = load("digits")
+    data = digit_images()
     sizes = SIZES[context.preset]
     samples = context.pick(quick=100, paper=256)
     halve = context.preset == "quick" and data.shape[-1] >= 28
