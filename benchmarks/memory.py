@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
@@ -28,8 +30,11 @@ def extra_memory(call: Callable[[], object]) -> float:
     """Resident memory at the highest point of a call above that before it, in MB; Linux only.
 
     Resident are the pages of the process, also those of files that it has mapped; the system's
-    cache of files that it has read is not among them.
+    cache of files that it has read is not among them. What earlier calls have freed goes back to
+    the system first: taken again it would not be seen.
     """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew from here
     before = _status("VmRSS")
     call()
