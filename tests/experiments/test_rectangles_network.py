@@ -21,7 +21,7 @@ from memdiff.experiments.rectangles_network import (
 )
 from memdiff.training import TrainingStep
 
-STUDY = RectanglesStudy(8, 4, 4, (5, 30), 2, 4)
+STUDY = RectanglesStudy(8, 4, (1, 2, 2), 4, (5, 30), 2, 4)
 
 
 def test_small_images_are_averages() -> None:
@@ -61,7 +61,7 @@ def test_an_interrupted_training_goes_on_exactly(
 ) -> None:
     whole = train_seed(Context("quick", 0, tmp_path / "whole"), STUDY, 1)
     halves = Context("quick", 0, tmp_path / "halves")
-    train_seed(halves, RectanglesStudy(8, 4, 4, (5,), 2, 4), 1)
+    train_seed(halves, RectanglesStudy(8, 4, (1, 2, 2), 4, (5,), 2, 4), 1)
     starts, original = [], rectangles_network.train
 
     def counted(*arguments: Any, **named: Any) -> Iterator[TrainingStep]:
