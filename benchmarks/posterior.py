@@ -47,8 +47,8 @@ def run(size: str = "small", repeats: int = 3) -> list[dict[str, Any]]:
             x, level = data[:queries] + sigma * noise, torch.full((queries,), sigma)
             calls: dict[str, Callable[[], object]] = {
                 "floor": two_products(x, data),
-                "memdiff": partial(engine, x, ones, level),
-                PRUNED: partial(engine, x, ones, level, tolerance=TOLERANCE),
+                "memdiff": partial(engine, x, ones, level, entropy=False),
+                PRUNED: partial(engine, x, ones, level, entropy=False, tolerance=TOLERANCE),
                 "SDPA with bias": partial(attention, x, data, sigma),
             }
             if queries * points * 4 < 2**28:

@@ -24,7 +24,7 @@ from memdiff.posterior.rounding import (
     typical_factor,
     unit_roundoff,
 )
-from memdiff.posterior.screening import screen, screened
+from memdiff.posterior.screening import crowd, screened
 
 __all__ = ["PosteriorEngine"]
 
@@ -286,11 +286,9 @@ class PosteriorEngine:
             return torch.where(single, _DENSE, _DENSE_CAREFUL)
         # A look at the first points tells where screening would keep too many candidates.
         probe = slice(0, min(BLOCK, self.num))
-        kept, _ = screen(
-            self.points, x, scale, sigma, prior, [probe], self.dropped_mass, self.memory_limit
-        )
+        kept = crowd(self.points, x, scale, sigma, prior, probe, self.dropped_mass)
         cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
-        crowded = (torch.bincount(kept, minlength=len(x)) - 1) * cost > probe.stop
+        crowded = (kept - 1) * cost > probe.stop
         double = self._is_accurate(x, scale, sigma, prior, torch.float64, 0.0)
         passes = torch.where(
             close | (not mixed) | (self.dim <= _SHORT), _DENSE_DOUBLE, _DENSE_MIXED

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from memdiff.posterior.points import Points
@@ -53,15 +56,36 @@ class BlockLogits:
         self.path = gemm_path(points.dim, query.dtype, query.device)
         self.uniform = bool((curvature == curvature[:1]).all() & (factor == factor[:1]).all())
 
-    def __call__(self, block: slice, centred: Tensor) -> Tensor:
-        """Logits of a block, ``(B, K)``; ``centred`` are its centred points ``(K, d)``."""
+    def largest(self) -> float:
+        """Bound of the magnitude of all logits; infinite with conditions and exclusions."""
+        if self.prior.extra is not None or self.prior.exclude is not None:
+            return math.inf
+        radius, terms = self.points.radius, self.common[1] - float(self.prior.log_prior.min())
+        product = self.query.norm(dim=1).to(torch.float64) * radius
+        bound = product + 0.5 * self.curvature * radius**2 + self.factor * terms
+        return float(bound.max()) if len(bound) else 0.0
+
+    def bias(self, block: slice) -> Tensor:
+        """What a block adds to the products of queries at one noise level, ``(K,)``."""
         half_norm = self.points.half_norm[block] - self.common[0]
         log_prior = self.prior.log_prior[block] - self.common[1]
-        dtype = self.query.dtype
+        bias = self.factor[:1] * log_prior - self.curvature[:1] * half_norm
+        return bias.to(self.query.dtype)
+
+    def __call__(self, block: slice, centred: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Logits of a block, ``(B, K)``.
+
+        Args:
+            block: The points.
+            centred: Less their centre, ``(K, d)``.
+            bias: What :meth:`bias` gives, where it is known; of queries at one noise level.
+        """
         if self.uniform:
-            bias = self.factor[:1] * log_prior - self.curvature[:1] * half_norm
-            values = self._product(centred, bias.to(dtype))
+            values = self._product(centred, self.bias(block) if bias is None else bias)
         else:
+            half_norm = self.points.half_norm[block] - self.common[0]
+            log_prior = self.prior.log_prior[block] - self.common[1]
+            dtype = self.query.dtype
             values = self._product(centred, None)
             rows = self.curvature.to(dtype)[:, None]
             values.addcmul_(rows, half_norm.to(dtype)[None], value=-1.0)
@@ -94,11 +118,11 @@ class GroupedTop:
         self.values = values
         self.size = _GROUP if values.shape[1] % _GROUP == 0 else values.shape[1]
         self.groups = values.view(len(values), -1, self.size).amax(2)
-        self.top = self.groups.amax(1)
+        self.top, self.group = self.groups.max(1)
 
     def position(self, rows: Tensor) -> Tensor:
         """Column of the (first) largest value of some rows."""
-        group = self.groups[rows].argmax(1)
+        group = self.group[rows]
         members = self.values.view(len(self.values), -1, self.size)[rows, group]
         return group * self.size + members.argmax(1)
 

@@ -15,7 +15,7 @@ from memdiff.posterior.prior import Prior
 from memdiff.posterior.products import BLOCK
 from memdiff.posterior.rounding import logit_error, unit_roundoff
 
-__all__ = ["screen", "screened"]
+__all__ = ["crowd", "screen", "screened"]
 
 
 def screened(
@@ -68,29 +68,69 @@ def screen(
     All points that are left out carry less than ``dropped_mass`` of the weight together, by a
     margin that covers the rounding of the product.
     """
-    # In units of squared distance, sigma^2 times the logit: no overflow as sigma -> 0.
-    query = (scale[:, None] * (x - scale[:, None] * points.centre)).to(points.dtype)
-    error = logit_error(points, x, scale, sigma, points.dtype)
-    error = error + unit_roundoff(points.dtype) * prior.bound
-    margin = sigma**2 * (2 * error + math.log(points.num / dropped_mass))
-    top = torch.full_like(scale, -math.inf, dtype=points.dtype)
-    bound = top
-    product = BlockLogits(points, query, scale**2, prior, sigma**2)
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for block in some:
-        values = product(block, points.centred(block, points.dtype))
-        grouped = GroupedTop(values)
-        top = torch.maximum(top, grouped.top)
-        # Rounded down, so that the margin is never cut short.
-        bound = (top.to(torch.float64) - margin).to(points.dtype)
-        bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
-        bound = torch.where(top == -math.inf, math.inf, bound)
-        rows, columns = grouped.reaching(bound)
+        values, grouped = reach.look(block)
+        rows, columns = grouped.reaching(reach.bound)
         found.append((rows, columns + block.start, values[rows, columns]))
         if sum(len(part[0]) for part in found) * 32 > memory_limit:
-            found = [_filter(found, bound)]
-    rows, columns, _ = _filter(found, bound)
+            found = [_filter(found, reach.bound)]
+    rows, columns, _ = _filter(found, reach.bound)
     return rows, columns
+
+
+def crowd(
+    points: Points,
+    x: Tensor,
+    scale: Tensor,
+    sigma: Tensor,
+    prior: Prior,
+    block: slice,
+    dropped_mass: float,
+) -> Tensor:
+    """How many points of one block :func:`screen` would keep of each query, ``(B,)``."""
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass)
+    values, _ = reach.look(block)
+    return (values >= reach.bound[:, None]).sum(1)
+
+
+class _Reach:
+    """Which logits are within reach of the largest one; arguments as of :func:`screen`.
+
+    Attributes:
+        bound: The smallest logit within reach of the largest so far, ``(B,)``.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        dropped_mass: float,
+    ) -> None:
+        # In units of squared distance, sigma^2 times the logit: no overflow as sigma -> 0.
+        query = (scale[:, None] * (x - scale[:, None] * points.centre)).to(points.dtype)
+        error = logit_error(points, x, scale, sigma, points.dtype)
+        error = error + unit_roundoff(points.dtype) * prior.bound
+        self.margin = sigma**2 * (2 * error + math.log(points.num / dropped_mass))
+        self.top = torch.full_like(scale, -math.inf, dtype=points.dtype)
+        self.bound = self.top
+        self.points = points
+        self.product = BlockLogits(points, query, scale**2, prior, sigma**2)
+
+    def look(self, block: slice) -> tuple[Tensor, GroupedTop]:
+        """The logits of a block, by which the bound rises; their groups."""
+        values = self.product(block, self.points.centred(block, self.points.dtype))
+        grouped = GroupedTop(values)
+        self.top = torch.maximum(self.top, grouped.top)
+        # Rounded down, so that the margin is never cut short.
+        bound = (self.top.to(torch.float64) - self.margin).to(self.points.dtype)
+        bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
+        self.bound = torch.where(self.top == -math.inf, math.inf, bound)
+        return values, grouped
 
 
 def _filter(
