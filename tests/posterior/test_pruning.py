@@ -124,9 +124,9 @@ def test_certificate_bounds_the_mass_left_out(shape):
     for ratio in (0.05, 0.2, 0.5, 1.0):
         x = noised(points, ratio, 30, generator)
         one, sigma = torch.ones(30).double(), torch.full((30,), ratio).double()
-        limit = torch.full((30,), 10**6)
+        limit, unknown = torch.full((30,), 10**6), torch.full((30,), -1)
         for tolerance in (1e-2, 1e-6):
-            kept = pruner.screen(x, one, sigma, prior, tolerance, limit=limit)
+            kept = pruner.screen(x, one, sigma, prior, tolerance, limit, unknown)
             weights, _ = reference(points, x, ratio, engine.log_prior)
             mass = torch.zeros(30, len(merged), dtype=torch.float64)
             mass.index_add_(1, merged.group, weights)

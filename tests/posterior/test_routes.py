@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from memdiff.posterior import PosteriorEngine
+from memdiff.posterior import dense as dense_module
 from memdiff.posterior import engine as engine_module
 from memdiff.posterior.dense import dense
 from memdiff.posterior.prior import Prior
@@ -165,3 +166,63 @@ def test_many_points_are_summed_only_where_many_matter(monkeypatch):
         taken.clear()
         engine(points[:4].double() + 0.005, one, one * sigma)
         assert taken == [expected]
+
+
+@pytest.mark.parametrize("levels", [(3.0,), (3.0, 0.4)], ids=["one level", "two levels"])
+@pytest.mark.parametrize("excluding", [False, True])
+def test_tiles_of_queries_give_the_answer_of_one(monkeypatch, levels, excluding):
+    """Catches a tile with the bias, the prior or the rows of another one."""
+    points, x, scale, _ = cube(5000, 12, 1.0, queries=50)
+    sigma = torch.tensor(levels).repeat(50)[:50]
+    exclude = torch.arange(50) if excluding else None
+    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    log_prior = torch.rand(5000, generator=torch.Generator().manual_seed(1)).double()
+    engine = PosteriorEngine(points.double(), log_prior)
+    whole = engine(x, scale, sigma, exclude=exclude)
+    monkeypatch.setattr(dense_module, "_TILE_BYTES", 8 * 2048 * 7)  # seven queries
+    tiled = engine(x, scale, sigma, exclude=exclude)
+    assert torch.equal(tiled.top_index, whole.top_index)
+    for name in ("top_logit", "total", "residual_sum", "entropy_sum"):
+        ours, theirs = getattr(tiled, name), getattr(whole, name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
+@pytest.mark.parametrize("sigma", [2.0, 8.0, 60.0])
+def test_moderate_logits_take_no_shift_in_any_unit(monkeypatch, unit, sigma):
+    """Weights times points must stay normal numbers of float32 also without a shift."""
+    points, x, scale, level = cube(5000, 100, sigma)
+    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    arguments = (x * unit, scale, level * unit)
+    part = PosteriorEngine(points * unit)(*arguments)
+    residual, truth = exact(points * unit, *arguments)
+    assert ((part.total / truth.total).log().abs() <= 1e-5).all()
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert (error <= 1e-5 * residual.norm(dim=1)).all()
+    assert ((part.entropy_sum - truth.entropy_sum).abs() <= 1e-4 * truth.total).all()
+
+
+def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
+    """A query far out on a line through two clusters: its logits reach their bound."""
+    generator = torch.Generator().manual_seed(3)
+    points = 1e-3 * torch.randn(5000, 4, generator=generator)
+    points[:, 0] += torch.where(torch.arange(5000) % 2 == 0, 1.0, -1.0)
+    unit = 2.0**45
+    x, one = torch.tensor([[58.0, 0.0, 0.0, 0.0]]) * unit, torch.ones(1)
+    arguments = (x, one, one * unit)
+    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    prior = Prior(torch.zeros(5000).double(), None, None, torch.arange(1))
+    queries = tuple(value.double() for value in arguments)
+    part = dense(PosteriorEngine(points * unit).points, *queries, prior, *3 * (torch.float32,))
+    residual, _ = exact(points * unit, *arguments)
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert (error <= 1e-4 * residual.norm(dim=1)).all()
+
+
+def test_moderate_logits_are_not_shifted(monkeypatch):
+    """The renewal of a shift is not reached where it would change nothing."""
+    points, x, scale, level = cube(5000, 100, 60.0)
+    monkeypatch.setattr(dense_module._Sums, "_renew_shift", lambda self: pytest.fail("shifted"))
+    PosteriorEngine(points)(x, scale, level)
+    with pytest.raises(pytest.fail.Exception, match="shifted"):
+        PosteriorEngine(points)(x, scale, level, exclude=torch.arange(len(x)))

@@ -252,7 +252,7 @@ class _Call:
             left = rest[:0]
         if len(rest) >= 4 * _PROBE and 2 * int((known < 0).sum()) > len(rest):
             probe = torch.linspace(0, len(rest) - 1, _PROBE, device=rest.device).long()
-            if float(self._screen(rest[probe], known[probe]).crowded.double().mean()) > 0.75:
+            if float(self._crowds(rest[probe], known[probe]).double().mean()) > 0.75:
                 return self._crowded(torch.cat([left, rest]))
         if not len(rest):
             return left
@@ -272,13 +272,21 @@ class _Call:
             trajectory.record_gaps(self.members[rows], point, self.ratio[rows], gap)
         return torch.cat([left, self._crowded(rest[kept.crowded])])
 
-    def _screen(self, rows: Tensor, near: Tensor) -> Kept:
+    def _limit(self, rows: Tensor) -> Tensor:
+        """Groups that may be kept of each query before summing over all points is cheaper."""
         cost = torch.where(self.reducible[rows], self.small, self.full)
-        limit = (cost / _GATHER_COST).long().clamp_min(4)
+        return (cost / _GATHER_COST).long().clamp_min(4)
+
+    def _crowds(self, rows: Tensor, near: Tensor) -> Tensor:
         arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
-        kept = self.pruner.screen(
-            *arguments, self.tolerance, limit=4 * limit, near=near, carried=self._carried(rows)
-        )
+        limit, carried = 4 * self._limit(rows), self._carried(rows)
+        return self.pruner.crowds(*arguments, self.tolerance, limit, near, carried)
+
+    def _screen(self, rows: Tensor, near: Tensor) -> Kept:
+        limit = self._limit(rows)
+        arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
+        carried = self._carried(rows)
+        kept = self.pruner.screen(*arguments, self.tolerance, 4 * limit, near, carried)
         kept.restrict(limit)
         self.work[rows] += self.pruner.num * (self.pruner.split.directions + 3) / self.x.shape[1]
         return kept

@@ -89,9 +89,7 @@ def dense(
     # The product over a block sums as many terms of the size of the radius.
     roundoff = unit_roundoff(sums_dtype) * rounding_factor(block_size)
     length = (x - scale[:, None] * points.centre).norm(dim=1)
-    result.sum_error = (
-        roundoff * scale * points.radius + 4 * unit_roundoff(torch.float64) * length
-    )
+    result.sum_error = roundoff * scale * points.radius + 4 * unit_roundoff(torch.float64) * length
     return result
 
 

@@ -89,6 +89,17 @@ class _Screened:
         )
 
 
+@dataclass
+class _Start:
+    """What a screen begins with: a near group of each query, and the least value kept."""
+
+    screened: _Screened
+    slack: Tensor
+    near: Tensor
+    reached: Tensor
+    bar: Tensor
+
+
 class Pruner:
     """Screens the points by their split coordinates and sums over what is kept.
 
@@ -141,9 +152,8 @@ class Pruner:
         sigma: Tensor,
         prior: Prior,
         tolerance: float,
-        *,
         limit: Tensor,
-        near: Tensor | None = None,
+        near: Tensor,
         carried: Carried | None = None,
     ) -> Kept:
         r"""Keep what carries all but ``tolerance`` of the mass.
@@ -159,26 +169,9 @@ class Pruner:
             carried: The queries as combinations of earlier ones, which makes the bounds sharper;
                 only where no two points are the same.
         """
-        query, slack = self._operand(x, scale, sigma, prior, carried)
-        screened = _Screened(query, scale, sigma, prior, carried)
-        near = torch.full_like(limit, -1) if near is None else near
-        reached = self._reached(x, scale, sigma, prior, near)
-        cut = math.log(self.num / tolerance)
-        unknown = (reached == -math.inf).nonzero()[:, 0]
-        for find in (self._roughly_nearest, self._nearest):
-            if len(unknown):
-                lost = screened.take(unknown)
-                found = find(lost)
-                arguments = (x[unknown], scale[unknown], sigma[unknown], lost.prior)
-                values = self._reached(*arguments, found)
-                near = near.index_copy(0, unknown, found)
-                reached = reached.index_copy(0, unknown, values)
-                # A point that is not near enough shows: too many others are within reach of it.
-                bar = self._bar(values, slack[unknown], cut, sigma[unknown])
-                far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
-                unknown = unknown[far]
-        bar = self._bar(reached, slack, cut, sigma)
-        kept = self._pass(screened, bar, reached - slack, limit)
+        start = self._start(x, scale, sigma, prior, tolerance, limit, near, carried)
+        slack, near, reached = start.slack, start.near, start.reached
+        kept = self._pass(start.screened, start.bar, reached - slack, limit)
         queries, groups, found, dropped, beneath, crowded = kept
         best = _best(queries, groups, found, near)
         better = ((best != near) & ~crowded).nonzero()[:, 0]
@@ -214,6 +207,52 @@ class Pruner:
             best=best,
             crowded=crowded | (reached == -math.inf),
         )
+
+    def crowds(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+        limit: Tensor,
+        near: Tensor,
+        carried: Carried | None = None,
+    ) -> Tensor:
+        """Which queries look crowded by a block of the points; arguments as of :meth:`screen`."""
+        start = self._start(x, scale, sigma, prior, tolerance, limit, near, carried)
+        crowded = self._looks_crowded(start.screened, start.bar, limit)
+        return crowded | (start.reached == -math.inf)
+
+    def _start(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+        limit: Tensor,
+        near: Tensor,
+        carried: Carried | None,
+    ) -> _Start:
+        query, slack = self._operand(x, scale, sigma, prior, carried)
+        screened = _Screened(query, scale, sigma, prior, carried)
+        reached = self._reached(x, scale, sigma, prior, near)
+        cut = math.log(self.num / tolerance)
+        unknown = (reached == -math.inf).nonzero()[:, 0]
+        for find in (self._roughly_nearest, self._nearest):
+            if len(unknown):
+                lost = screened.take(unknown)
+                found = find(lost)
+                arguments = (x[unknown], scale[unknown], sigma[unknown], lost.prior)
+                values = self._reached(*arguments, found)
+                near = near.index_copy(0, unknown, found)
+                reached = reached.index_copy(0, unknown, values)
+                # A point that is not near enough shows: too many others are within reach of it.
+                bar = self._bar(values, slack[unknown], cut, sigma[unknown])
+                far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
+                unknown = unknown[far]
+        return _Start(screened, slack, near, reached, self._bar(reached, slack, cut, sigma))
 
     def _bar(self, reached: Tensor, slack: Tensor, cut: float, sigma: Tensor) -> Tensor:
         bar = _below(reached - slack - cut * sigma**2)
