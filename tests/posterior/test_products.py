@@ -1,6 +1,7 @@
 """The paths of the matrix products: same numbers, a choice that is remembered, a fallback."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -30,18 +31,24 @@ def count_measurements(monkeypatch, seconds):
     return calls
 
 
+@pytest.mark.parametrize("dim", [2, 7, 200])
 @pytest.mark.parametrize("name", products.available_paths())
-def test_every_path_computes_both_products(name):
-    """Catches transposed operands and a bias along the wrong axis."""
+def test_every_path_computes_both_products(name, dim):
+    """Catches transposed operands and a bias along the wrong axis, in few dimensions and many."""
     path = products.available_paths()[name]
     generator = torch.Generator().manual_seed(0)
-    query, points = torch.randn(5, 7, generator=generator), torch.randn(11, 7, generator=generator)
+    query = torch.randn(5, dim, generator=generator)
+    points = torch.randn(11, dim, generator=generator)
     bias, weights = torch.randn(11, generator=generator), torch.rand(5, 11, generator=generator)
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
     expected = (query.double() @ points.double().T).float()
-    torch.testing.assert_close(path.logits(query, points, None), expected)
-    torch.testing.assert_close(path.logits(query, points, bias), expected + bias)
+    close(path.logits(query, points, None), expected)
+    close(path.logits(query, points, bias), expected + bias)
     expected = (weights.double() @ points.double()).float()
-    torch.testing.assert_close(path.weighted(weights, points), expected)
+    close(path.weighted(weights, points), expected)
+    if name == "torch":  # also what float64 takes
+        exact = weights.double() @ points.double()
+        close(path.weighted(weights.double(), points.double()), exact, rtol=1e-14, atol=1e-14)
 
 
 def test_the_choice_is_measured_once_and_remembered(monkeypatch, tmp_path):
