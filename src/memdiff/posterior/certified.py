@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior.carrying import Carried, ProductMemory, summed
+from memdiff.posterior.grouped import GroupSums
 from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.merging import MergedPoints
 from memdiff.posterior.partial import PartialPosterior
@@ -118,7 +119,8 @@ class CertifiedPosterior:
                 copy[rows] = ((points.gather(index) - points.centre) @ split.basis).to(copy)
             copy = copy.to(labels.device)
             self._reduced = self._make_reduced(copy, self.log_prior, self.memory_limit)
-        return Pruner(points, merged, split, self.memory_limit)
+        self.sums = GroupSums(points, merged, split, self.memory_limit)
+        return Pruner(points, merged, split)
 
     def __call__(
         self,
@@ -354,7 +356,7 @@ class _Call:
     def _sum(self, rows: Tensor, queries: Tensor, groups: Tensor, dropped: Tensor) -> None:
         if len(rows):
             arguments = (self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
-            self._put(rows, self.pruner.sums(*arguments, queries, groups, dropped))
+            self._put(rows, self.parent.sums(*arguments, queries, groups, dropped))
 
     def _put(self, rows: Tensor, part: PartialPosterior) -> None:
         self.result.put(rows, part)
