@@ -53,14 +53,18 @@ def test_error_of_carried_logits_is_bounded():
     for moved in (x, 0.7 * x + 0.3 * points.gather(everything + 50)):
         centred = moved - scale[:, None] * points.centre
         carried = memory.carried(everything, centred)
-        fresh = summed(*arguments, moved, scale, sigma, prior, memory, carried, fresh=True)
+        fresh = summed(
+            *arguments, moved, scale, sigma, prior, memory, carried, fresh=True, entropy=True
+        )
         true = logits(points, moved, scale, sigma)
         assert ((fresh.top_logit - true.amax(1)).abs() <= fresh.logit_error).all()
         total = (true - true.amax(1)[:, None]).exp().sum(1)
         torch.testing.assert_close(fresh.total, total, rtol=1e-5, atol=0)  # float32 products
     moved = 0.5 * x + 0.5 * points.gather(everything + 100)
     carried = memory.carried(everything, moved - scale[:, None] * points.centre)
-    ours = summed(*arguments, moved, scale, sigma, prior, memory, carried, fresh=False)
+    ours = summed(
+        *arguments, moved, scale, sigma, prior, memory, carried, fresh=False, entropy=True
+    )
     true = logits(points, moved, scale, sigma)
     error = (ours.top_logit - true.amax(1)).abs()
     assert (error <= ours.logit_error).all()

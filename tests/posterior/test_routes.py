@@ -7,6 +7,7 @@ from memdiff.posterior import PosteriorEngine
 from memdiff.posterior import dense as dense_module
 from memdiff.posterior import engine as engine_module
 from memdiff.posterior.dense import dense
+from memdiff.posterior.online import OnlineSums
 from memdiff.posterior.prior import Prior
 
 
@@ -222,7 +223,7 @@ def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
 def test_moderate_logits_are_not_shifted(monkeypatch):
     """The renewal of a shift is not reached where it would change nothing."""
     points, x, scale, level = cube(5000, 100, 60.0)
-    monkeypatch.setattr(dense_module._Sums, "_renew_shift", lambda self: pytest.fail("shifted"))
+    monkeypatch.setattr(OnlineSums, "_renew_shift", lambda self: pytest.fail("shifted"))
     PosteriorEngine(points)(x, scale, level)
     with pytest.raises(pytest.fail.Exception, match="shifted"):
         PosteriorEngine(points)(x, scale, level, exclude=torch.arange(len(x)))

@@ -15,13 +15,13 @@ dimensions replaces one in ``d``; elsewhere it makes the split bound sharper.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from memdiff.posterior.partial import LOGIT_FLOOR, PartialPosterior
+from memdiff.posterior.online import LOG2E, OnlineSums, is_moderate
+from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
 from memdiff.posterior.products import BLOCK, gemm_path
@@ -164,6 +164,7 @@ def summed(
     carried: Carried,
     *,
     fresh: bool,
+    entropy: bool,
 ) -> PartialPosterior:
     r"""Sums over all points in float32 products, which accumulate in float64.
 
@@ -177,29 +178,28 @@ def summed(
         memory: Where products are kept.
         carried: The queries as combinations of earlier ones.
         fresh: Whether to take all products anew, and keep them, or to carry them.
+        entropy: Whether the entropy is asked for; without, its sum is NaN.
     """
     centred = x - scale[:, None] * points.centre
     variance, rows = sigma**2, carried.rows
-    top = torch.full_like(scale, -math.inf, dtype=torch.float32)
-    index = torch.full_like(scale, -1, dtype=torch.int64)
-    total, entropy = torch.zeros_like(scale), torch.zeros_like(scale)
-    weighted = torch.zeros_like(x)
     query = (centred if fresh else carried.inside).to(torch.float32)
     slot = memory.start(rows, centred) if fresh else rows
-    strength = (scale / variance).to(torch.float32)[:, None]
+    strength = (LOG2E * scale / variance).to(torch.float32)[:, None]
     curvature = scale**2 / variance
     shared = bool((curvature == curvature[0]).all())
-    # No logit lies further below the largest than this: then none needs to be cut off.
     length = (centred if fresh else carried.inside).norm(dim=1) + (0 if fresh else carried.length)
-    reach = (2.0 * scale * length * points.radius + (scale * points.radius) ** 2) / variance
-    spread = float(prior.log_prior.max() - prior.log_prior.min()) + 2.0 * prior.bound
-    plain = float(reach.max()) + spread < -LOGIT_FLOOR and prior.exclude is None
-    plain = plain and prior.extra is None
+    largest = (scale * length * points.radius + 0.5 * (scale * points.radius) ** 2) / variance
+    largest = LOG2E * (largest + float(prior.log_prior.abs().max()))
+    moderate = is_moderate(float(largest.max()), points.radius)
+    moderate = moderate and prior.exclude is None and prior.extra is None
     path = gemm_path(points.dim, torch.float32, x.device)
-    buffers = [query.new_empty(len(x) * BLOCK) for _ in range(2)]
+    sums = OnlineSums(
+        scale, centred, path.weighted, torch.float32, moderate=moderate, entropy=entropy
+    )
+    buffers = [query.new_empty(len(x) * BLOCK) for _ in range(2 if entropy else 1)]
     for block in blocks(points.num, BLOCK):
         size = block.stop - block.start
-        values, weights = (flat[: len(x) * size].view(len(x), size) for flat in buffers)
+        values = buffers[0][: len(x) * size].view(len(x), size)
         near = points.centred(block, torch.float32)
         if fresh:
             products = memory.multiply(slot, rows, block, query, near)
@@ -208,49 +208,24 @@ def summed(
             carried.add(products, block, torch.ones_like(scale))
         half_norm, log_prior = points.half_norm[block], prior.log_prior[block]
         if shared:
-            bias = (log_prior - curvature[0] * half_norm).to(torch.float32)
+            bias = (LOG2E * (log_prior - curvature[0] * half_norm)).to(torch.float32)
             torch.addcmul(bias[None], products, strength, out=values)
         else:
             torch.mul(products, strength, out=values)
-            values.sub_(torch.outer(curvature, half_norm).to(torch.float32))
-            values.add_(log_prior.to(torch.float32)[None])
-        prior.restrict(values, block)
-        block_top = values.amax(1)
-        better = (block_top > top).nonzero()[:, 0]
-        index[better] = values[better].argmax(1) + block.start
-        new_top = torch.maximum(top, block_top)
-        shift = torch.where(new_top == -math.inf, 0.0, new_top)
-        moved = (top - shift).to(torch.float64)
-        factor = moved.exp()
-        values.sub_(shift[:, None])
-        if not plain:
-            values.clamp_(min=LOGIT_FLOOR)
-        torch.exp(values, out=weights)
-        unseen = new_top == -math.inf
-        if bool(unseen.any()):
-            weights[unseen] = 0.0
-        moved = torch.where(moved == -math.inf, 0.0, moved)
-        entropy = factor * (entropy + moved * total) + torch.linalg.vecdot(values, weights)
-        total = factor * total + weights.sum(1)
-        if bool((factor < 1.0).any()):
-            weighted.mul_(factor[:, None])
-        weighted.add_(path.weighted(weights, near))
-        top = new_top
+            values.sub_(torch.outer(LOG2E * curvature, half_norm).to(torch.float32))
+            values.add_((LOG2E * log_prior).to(torch.float32)[None])
+        prior.restrict(values, block, torch.full_like(scale, LOG2E))
+        sums.add(values, block.start, near, torch.float32, buffers[-1])
     error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
     error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)
     if not fresh:
         error = error + carried.error(points, scale) + scale * carried.rest * split.residual
     roundoff = unit_roundoff(torch.float32) * rounding_factor(BLOCK)
-    return PartialPosterior(
-        top_logit=top.to(torch.float64) - (centred**2).sum(1) / (2 * variance),
-        top_index=index,
-        total=total,
-        residual_sum=scale[:, None] * weighted - total[:, None] * centred,
-        entropy_sum=entropy,
-        logit_error=error / variance + unit_roundoff(torch.float32) * prior.bound,
-        sum_error=roundoff * scale * points.radius
-        + 4 * unit_roundoff(torch.float64) * centred.norm(dim=1),
-    )
+    result = sums.part(-(centred**2).sum(1) / (2 * variance))
+    result.logit_error = error / variance + unit_roundoff(torch.float32) * prior.bound
+    result.sum_error = roundoff * scale * points.radius
+    result.sum_error += 4 * unit_roundoff(torch.float64) * centred.norm(dim=1)
+    return result
 
 
 def _along(vectors: Tensor, direction: Tensor) -> Tensor:

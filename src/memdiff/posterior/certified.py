@@ -132,6 +132,8 @@ class CertifiedPosterior:
         tolerance: float,
         trajectory: Trajectory | None = None,
         members: Tensor | None = None,
+        *,
+        entropy: bool = True,
     ) -> PartialPosterior:
         r"""Sums over all points but for ``tolerance`` of the mass.
 
@@ -144,12 +146,13 @@ class CertifiedPosterior:
             tolerance: Mass that may be left out, relative to that kept.
             trajectory: What is remembered of the queries, or None.
             members: Members of the trajectory that they are, ``(B,)``, or None.
+            entropy: Whether the entropy is asked for; without, its sum may be NaN.
         """
         call = _Call(self, x, scale, sigma, prior, tolerance, trajectory, members)
         rest = call.locked()
         rest = call.pruned(rest)
         rest = call.reduced(rest)
-        call.dense(rest, dense)
+        call.dense(rest, dense, entropy)
         return call.result
 
 
@@ -318,7 +321,7 @@ class _Call:
             self._count(rows, "reduced")
         return rest[~self.reducible[rest]]
 
-    def dense(self, rows: Tensor, route: _Dense) -> None:
+    def dense(self, rows: Tensor, route: _Dense, entropy: bool) -> None:
         """Answer the rest by all points."""
         carried = self._carried(rows)
         if self.memory is not None and carried is not None and len(rows):
@@ -338,7 +341,13 @@ class _Call:
                 if len(some):
                     arguments = (x[some], scale[some], sigma[some], self.prior.take(rows[some]))
                     part = summed(
-                        points, split, *arguments, self.memory, carried.take(some), fresh=fresh
+                        points,
+                        split,
+                        *arguments,
+                        self.memory,
+                        carried.take(some),
+                        fresh=fresh,
+                        entropy=entropy,
                     )
                     self._put(rows[some], part)
                     cheap = 0.5 * (self.full + self.small)

@@ -154,10 +154,11 @@ class PosteriorEngine:
             if certified is None:
                 part = everything(*arguments)
             elif members is None:
-                part = certified(everything, *arguments, tolerance)
+                part = certified(everything, *arguments, tolerance, entropy=entropy)
             else:
                 some = members[rows]
-                part = certified(everything, *arguments, tolerance, trajectory, some)
+                moving = (trajectory, some)
+                part = certified(everything, *arguments, tolerance, *moving, entropy=entropy)
             result.put(rows, part)
         if bool((result.top_index < 0).any()):
             query = int((result.top_index < 0).nonzero()[0])
