@@ -62,13 +62,14 @@ def test_error_of_carried_logits_is_bounded():
         torch.testing.assert_close(fresh.total, total, rtol=1e-5, atol=0)  # float32 products
     moved = 0.5 * x + 0.5 * points.gather(everything + 100)
     carried = memory.carried(everything, moved - scale[:, None] * points.centre)
-    ours = summed(
-        *arguments, moved, scale, sigma, prior, memory, carried, fresh=False, entropy=True
-    )
+    known = (*arguments, moved, scale, sigma, prior, memory, carried)
+    ours = summed(*known, fresh=False, entropy=True)
     true = logits(points, moved, scale, sigma)
     error = (ours.top_logit - true.amax(1)).abs()
     assert (error <= ours.logit_error).all()
     assert (error > 1e-3).any()  # far above rounding: the remainder is what the bound is about
+    bare = summed(*known, fresh=False, entropy=False)
+    assert torch.equal(bare.residual_sum, ours.residual_sum) and bare.entropy_sum.isnan().all()
 
 
 def test_error_of_reduced_logits_is_bounded():

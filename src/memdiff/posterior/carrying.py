@@ -196,10 +196,10 @@ def summed(
     sums = OnlineSums(
         scale, centred, path.weighted, torch.float32, moderate=moderate, entropy=entropy
     )
-    buffers = [query.new_empty(len(x) * BLOCK) for _ in range(2 if entropy else 1)]
+    buffer = query.new_empty(len(x) * BLOCK)
     for block in blocks(points.num, BLOCK):
         size = block.stop - block.start
-        values = buffers[0][: len(x) * size].view(len(x), size)
+        values = buffer[: len(x) * size].view(len(x), size)
         near = points.centred(block, torch.float32)
         if fresh:
             products = memory.multiply(slot, rows, block, query, near)
@@ -215,7 +215,7 @@ def summed(
             values.sub_(torch.outer(LOG2E * curvature, half_norm).to(torch.float32))
             values.add_((LOG2E * log_prior).to(torch.float32)[None])
         prior.restrict(values, block, torch.full_like(scale, LOG2E))
-        sums.add(values, block.start, near, torch.float32, buffers[-1])
+        sums.add(values, block.start, near, torch.float32)
     error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
     error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)
     if not fresh:

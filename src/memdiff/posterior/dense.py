@@ -55,8 +55,9 @@ def dense(
     """
     result = PartialPosterior.empty(len(x), points.dim, x.device)
     row_bytes = torch.finfo(dtype).bits // 8 * BLOCK
-    # Few queries, and points of moderate length, take two blocks at a time.
-    few = 2 * row_bytes * len(x) <= _TILE_BYTES and points.dim <= _MODERATE_LENGTH
+    # Few queries take two blocks at a time, of points that are neither long nor converted.
+    few = 2 * row_bytes * len(x) <= _TILE_BYTES
+    few = few and points.dim <= _MODERATE_LENGTH and dtype == sums_dtype == points.dtype
     block_size = min(2 * BLOCK if few else BLOCK, points.num)
     size = max(1, _TILE_BYTES // row_bytes)
     tiles = list(torch.arange(len(x), device=x.device).split(size))
@@ -65,14 +66,12 @@ def dense(
     for rows in tiles:
         some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
         parts.append(_Tile(points, *some, dtypes, careful=careful, entropy=entropy))
-    length = min(size, len(x)) * block_size if entropy else 0
-    buffer = torch.empty(length, dtype=weights_dtype, device=x.device)
     uniform = bool((scale == scale[:1]).all() & (sigma == sigma[:1]).all())
     for block in blocks(points.num, block_size):
         centred = points.centred(block, dtype)
         summed, bias = centred.to(sums_dtype), parts[0].logits.bias(block) if uniform else None
         for tile in parts:
-            tile.add(block, centred, summed, bias, buffer)
+            tile.add(block, centred, summed, bias)
     for rows, tile in zip(tiles, parts, strict=True):
         result.put(rows, tile.part())
     result.logit_error = (
@@ -116,17 +115,10 @@ class _Tile:
         moderate = is_moderate(self.logits.largest(), points.radius)
         self.sums = OnlineSums(scale, centred, product, dtype, moderate=moderate, entropy=entropy)
 
-    def add(
-        self,
-        block: slice,
-        centred: Tensor,
-        summed: Tensor,
-        bias: Tensor | None,
-        buffer: Tensor,
-    ) -> None:
+    def add(self, block: slice, centred: Tensor, summed: Tensor, bias: Tensor | None) -> None:
         """Add the points of a block, ``(K, d)``, in the dtypes of the logits and of the sums."""
         values = self.logits(block, centred, bias)
-        self.sums.add(values, block.start, summed, self.weights_dtype, buffer)
+        self.sums.add(values, block.start, summed, self.weights_dtype)
 
     def part(self) -> PartialPosterior:
         """The sums, without the bounds of their errors."""

@@ -65,14 +65,7 @@ class OnlineSums:
         self.total, self.entropy_sum = torch.zeros_like(scale), torch.zeros_like(scale)
         self.weighted = torch.zeros_like(centred)
 
-    def add(
-        self,
-        values: Tensor,
-        start: int,
-        points: Tensor,
-        weights_dtype: torch.dtype,
-        buffer: Tensor,
-    ) -> None:
+    def add(self, values: Tensor, start: int, points: Tensor, weights_dtype: torch.dtype) -> None:
         """Add a block of points.
 
         Args:
@@ -80,7 +73,6 @@ class OnlineSums:
             start: Index of the first of them.
             points: The points less their centre, ``(K, d)``, in the dtype of the sums.
             weights_dtype: Of the weights.
-            buffer: Room for the weights, where the entropy is asked for.
         """
         grouped = GroupedTop(values)
         better = (grouped.top > self.top).nonzero()[:, 0]
@@ -91,10 +83,10 @@ class OnlineSums:
             self._renew_shift()
             values.sub_(self.applied[:, None])
         values = values.to(weights_dtype)
-        # The entropy needs both; without it the weights take the place of the logits.
-        weights = buffer[: values.numel()].view_as(values) if self.entropy else values
         if not self.moderate:
             values.clamp_(min=LOG2E * LOGIT_FLOOR)
+        # The entropy needs both; without it the weights take the place of the logits.
+        weights = torch.empty_like(values) if self.entropy else values
         torch.exp2(values, out=weights)
         # The total and the sum belong together: what is off in one alone moves the mean.
         mass = weights.to(points.dtype)

@@ -91,13 +91,23 @@ class _Screened:
 
 @dataclass
 class _Start:
-    """What a screen begins with: a near group of each query, and the least value kept."""
+    """What a screen begins with.
+
+    Attributes:
+        screened: The queries.
+        slack: Bound of the rounding of their values, ``(B,)``.
+        near: A group near each query, ``(B,)``.
+        reached: Its exact value, ``(B,)``.
+        bar: The least value that is kept, ``(B,)``.
+        crowded: Queries that look crowded by one block, or have no group at all, ``(B,)``.
+    """
 
     screened: _Screened
     slack: Tensor
     near: Tensor
     reached: Tensor
     bar: Tensor
+    crowded: Tensor
 
 
 class Pruner:
@@ -167,7 +177,7 @@ class Pruner:
         """
         start = self._start(x, scale, sigma, prior, tolerance, limit, near, carried)
         slack, near, reached = start.slack, start.near, start.reached
-        kept = self._pass(start.screened, start.bar, reached - slack, limit)
+        kept = self._pass(start, limit)
         queries, groups, found, dropped, beneath, crowded = kept
         best = _best(queries, groups, found, near)
         better = ((best != near) & ~crowded).nonzero()[:, 0]
@@ -201,7 +211,7 @@ class Pruner:
             dropped=dropped,
             gap=(reached - slack - beneath) / sigma**2,
             best=best,
-            crowded=crowded | (reached == -math.inf),
+            crowded=crowded,
         )
 
     def crowds(
@@ -216,9 +226,7 @@ class Pruner:
         carried: Carried | None = None,
     ) -> Tensor:
         """Which queries look crowded by a block of the points; arguments as of :meth:`screen`."""
-        start = self._start(x, scale, sigma, prior, tolerance, limit, near, carried)
-        crowded = self._looks_crowded(start.screened, start.bar, limit)
-        return crowded | (start.reached == -math.inf)
+        return self._start(x, scale, sigma, prior, tolerance, limit, near, carried).crowded
 
     def _start(
         self,
@@ -235,7 +243,11 @@ class Pruner:
         screened = _Screened(query, scale, sigma, prior, carried)
         reached = self._reached(x, scale, sigma, prior, near)
         cut = math.log(self.num / tolerance)
-        unknown = (reached == -math.inf).nonzero()[:, 0]
+        crowded = reached == -math.inf
+        known, unknown = (~crowded).nonzero()[:, 0], crowded.nonzero()[:, 0]
+        if len(known):
+            bar = self._bar(reached[known], slack[known], cut, sigma[known])
+            crowded[known] = self._looks_crowded(screened.take(known), bar, limit[known])
         for find in (self._roughly_nearest, self._nearest):
             if len(unknown):
                 lost = screened.take(unknown)
@@ -247,8 +259,10 @@ class Pruner:
                 # A point that is not near enough shows: too many others are within reach of it.
                 bar = self._bar(values, slack[unknown], cut, sigma[unknown])
                 far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
+                crowded[unknown] = far
                 unknown = unknown[far]
-        return _Start(screened, slack, near, reached, self._bar(reached, slack, cut, sigma))
+        bar = self._bar(reached, slack, cut, sigma)
+        return _Start(screened, slack, near, reached, bar, crowded)
 
     def _bar(self, reached: Tensor, slack: Tensor, cut: float, sigma: Tensor) -> Tensor:
         bar = _below(reached - slack - cut * sigma**2)
@@ -342,20 +356,20 @@ class Pruner:
         return torch.where(top > -1e-3 * _FAR, found, -1)
 
     def _pass(
-        self, screened: _Screened, bar: Tensor, reached: Tensor, limit: Tensor
+        self, start: _Start, limit: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Pairs at or above the bar; mass and largest value of what lies below; crowded ones.
 
         Blocks come in scattered order, so that the first ones tell which queries are crowded;
         these are not followed further.
         """
-        query, sigma = screened.query, screened.sigma
+        screened, bar, crowded = start.screened, start.bar, start.crowded
+        query, sigma, reached = screened.query, screened.sigma, start.reached - start.slack
         counts = torch.zeros_like(limit)
         dropped = torch.zeros_like(sigma)
         beneath = torch.full_like(sigma, -math.inf)
         live = torch.arange(len(query), device=query.device)
         depth = _BLOCK // _COLUMNS
-        crowded = self._looks_crowded(screened, bar, limit)
         pairs = [(live[:0], live[:0], query[:0, 0])]
         for done, place in enumerate(self._order, start=1):
             first = place * _BLOCK
