@@ -87,6 +87,28 @@ def test_the_largest_logit_is_bounded_and_the_bound_is_reached(sigma):
     assert BlockLogits(engine.points, x, curvature, excluding, factor).largest() == math.inf
 
 
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_points_whose_squares_are_no_float32(unit, mixed):
+    """The same data in another unit: the same weights, by every route."""
+    generator = torch.Generator().manual_seed(6)
+    points = torch.randn(3000, 16, generator=generator)
+    sigma = torch.tensor([0.05, 0.5, 3.0]).repeat(5)
+    x, ones = (
+        points[:15] + sigma[:, None] * torch.randn(15, 16, generator=generator),
+        torch.ones(15),
+    )
+    for level in [slice(0, 15)] if mixed else [slice(0, 15, 3), slice(1, 15, 3), slice(2, 15, 3)]:
+        arguments = (x[level].double(), ones[level], sigma[level])
+        expected = PosteriorEngine(points)(*arguments)
+        scaled = (arguments[0] * unit, ones[level], sigma[level].double() * unit)
+        found = PosteriorEngine(points * unit)(*scaled)
+        assert torch.equal(found.top_index, expected.top_index)
+        torch.testing.assert_close(found.total, expected.total, rtol=1e-4, atol=0)
+        residual = found.residual_sum / unit
+        torch.testing.assert_close(residual, expected.residual_sum, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 2.0])
 def test_the_crowd_of_a_block_is_what_a_screen_of_it_keeps(sigma):
     generator = torch.Generator().manual_seed(4)

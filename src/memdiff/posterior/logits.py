@@ -87,8 +87,9 @@ class BlockLogits:
             log_prior = self.prior.log_prior[block] - self.common[1]
             dtype = self.query.dtype
             values = self._product(centred, None)
-            rows = self.curvature.to(dtype)[:, None]
-            values.addcmul_(rows, half_norm.to(dtype)[None], value=-1.0)
+            unit = self.points.radius**2 or 1.0  # the squares of some data overflow float32
+            rows = (unit * self.curvature).to(dtype)[:, None]
+            values.addcmul_(rows, (half_norm / unit).to(dtype)[None], value=-1.0)
             values.addcmul_(self.factor.to(dtype)[:, None], log_prior.to(dtype)[None])
         self.prior.restrict(values, block, self.factor)
         return values

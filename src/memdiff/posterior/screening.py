@@ -111,15 +111,18 @@ class _Reach:
         prior: Prior,
         dropped_mass: float,
     ) -> None:
-        # In units of squared distance, sigma^2 times the logit: no overflow as sigma -> 0.
-        query = (scale[:, None] * (x - scale[:, None] * points.centre)).to(points.dtype)
+        # Of logits times sigma^2, in units of the squared radius: they neither overflow as
+        # sigma -> 0 nor in any unit of the data.
+        unit = points.radius**2 or 1.0
+        centred = x - scale[:, None] * points.centre
+        query = ((scale / unit)[:, None] * centred).to(points.dtype)
         error = logit_error(points, x, scale, sigma, points.dtype)
         error = error + unit_roundoff(points.dtype) * prior.bound
-        self.margin = sigma**2 * (2 * error + math.log(points.num / dropped_mass))
+        self.margin = sigma**2 / unit * (2 * error + math.log(points.num / dropped_mass))
         self.top = torch.full_like(scale, -math.inf, dtype=points.dtype)
         self.bound = self.top
         self.points = points
-        self.product = BlockLogits(points, query, scale**2, prior, sigma**2)
+        self.product = BlockLogits(points, query, scale**2 / unit, prior, sigma**2 / unit)
 
     def look(self, block: slice) -> tuple[Tensor, GroupedTop]:
         """The logits of a block, by which the bound rises; their groups."""
