@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from memdiff.posterior import PosteriorEngine
+from memdiff.posterior import PosteriorEngine, Trajectory
 from memdiff.posterior.logits import BlockLogits
 from memdiff.posterior.online import LOG2E, OnlineSums, is_moderate
 from memdiff.posterior.prior import Prior
@@ -89,20 +89,21 @@ def test_the_largest_logit_is_bounded_and_the_bound_is_reached(sigma):
 
 @pytest.mark.parametrize("unit", [1e-25, 1e25])
 @pytest.mark.parametrize("mixed", [False, True])
-def test_points_whose_squares_are_no_float32(unit, mixed):
+@pytest.mark.parametrize("dim", [16, 80])
+def test_points_whose_squares_are_no_float32(unit, mixed, dim):
     """The same data in another unit: the same weights, by every route."""
     generator = torch.Generator().manual_seed(6)
-    points = torch.randn(3000, 16, generator=generator)
+    points = torch.randn(3000, dim, generator=generator)
     sigma = torch.tensor([0.05, 0.5, 3.0]).repeat(5)
     x, ones = (
-        points[:15] + sigma[:, None] * torch.randn(15, 16, generator=generator),
+        points[:15] + sigma[:, None] * torch.randn(15, dim, generator=generator),
         torch.ones(15),
     )
     for level in [slice(0, 15)] if mixed else [slice(0, 15, 3), slice(1, 15, 3), slice(2, 15, 3)]:
         arguments = (x[level].double(), ones[level], sigma[level])
         expected = PosteriorEngine(points)(*arguments)
         scaled = (arguments[0] * unit, ones[level], sigma[level].double() * unit)
-        found = PosteriorEngine(points * unit)(*scaled)
+        found = PosteriorEngine(points * unit)(*scaled, tolerance=1e-6, trajectory=Trajectory())
         assert torch.equal(found.top_index, expected.top_index)
         torch.testing.assert_close(found.total, expected.total, rtol=1e-4, atol=0)
         residual = found.residual_sum / unit

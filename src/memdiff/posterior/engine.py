@@ -41,6 +41,8 @@ _CLOSE = 5e-6
 _LEAST_ERROR = 0.02
 # Below these sizes a tolerance saves nothing.
 _PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
+# Beyond this radius, or below its inverse, no tolerance is made use of.
+_PRUNED_RADIUS = 1e12
 
 # No tolerance makes logits rougher than this: statistics keep five digits.
 _ROUGHEST = 1e-5
@@ -93,7 +95,9 @@ class PosteriorEngine:
         self.tolerance, self.dropped_mass = (2e-6, 1e-9) if single else (1e-13, 1e-16)
         # Where there is enough to save, what a tolerance lets be left out.
         self._certified: CertifiedPosterior | None = None
-        if self.num >= _PRUNED_POINTS and self.dim >= _PRUNED_DIMENSIONS:
+        enough = self.num >= _PRUNED_POINTS and self.dim >= _PRUNED_DIMENSIONS
+        # The screen is of squares in float32, with rounding bounds of normal numbers.
+        if enough and 1.0 / _PRUNED_RADIUS <= self.radius <= _PRUNED_RADIUS:
             arguments = (self.points, self.log_prior, _coordinate_route, memory_limit)
             self._certified = CertifiedPosterior(*arguments)
 
