@@ -36,14 +36,21 @@ class Voice:
 
     def say(self, sentence: str) -> None:
         """Print a sentence, once for all the processes that have come to it."""
+        self._ends()
         if self.ranks.speaks(sentence):
             print(sentence, file=self._stream, flush=True)
         self.ranks.settle()
 
     def silent(self) -> None:
         """Wait for the processes that have come to the same end, and print nothing."""
+        self._ends()
         self.ranks.speaks("")
         self.ranks.settle()
+
+    def _ends(self) -> None:
+        """From here on the process ends by itself: what a launcher adds to that is no news."""
+        if self.ranks.count > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def rank_timeout() -> float:
