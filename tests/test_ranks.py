@@ -34,6 +34,7 @@ def start(command, cwd, timeout=60, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a stopped process goes on when the shell of its group ends
         env={**PLAIN, "OMP_NUM_THREADS": "1", "MEMDIFF_RANK_TIMEOUT": str(timeout), **environment},
     )
 
