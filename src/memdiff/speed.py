@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.posterior.products import available_paths, gemm_path
 from memdiff.processes import EDM
+from memdiff.products import available_paths, gemm_path
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from memdiff.neighbors import Rows, nearest, nearest_distinct, self_nearest
+from memdiff.neighbors import search as search_module
 from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates
-from memdiff.neighbors.screen import ErrorBound, scores
+from memdiff.neighbors.integer_screen import IntegerProduct
+from memdiff.neighbors.screen import ErrorBound, FloatProduct
 from memdiff.neighbors.search import Search
 
 
@@ -44,6 +46,16 @@ def assert_equal_to_brute(found, expected, rtol=1e-12):
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(params=["float", "integer"], autouse=True)
+def first_screen(request, monkeypatch):
+    """Every test with the screen of integers first, at any size, and without it."""
+    many = math.inf if request.param == "float" else 1
+    monkeypatch.setattr(search_module, "_INTEGER_POINTS", many)
+    monkeypatch.setattr(search_module, "_INTEGER_QUERIES", 1)
+    monkeypatch.setattr(search_module, "integers_pay", lambda features, device: True)
+    return request.param
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -204,16 +216,16 @@ def test_the_direct_search_is_reached_by_many_ties(monkeypatch):
     assert calls == [2]
 
 
-def test_a_tight_cluster_is_screened_again_in_float64(generator, monkeypatch):
+def test_a_tight_cluster_is_screened_again_in_float64(generator, monkeypatch, first_screen):
     # 2000 points within 1e-9 at distance 0.3 from the query: float32 cannot tell them apart.
     levels = []
     search = Search._search_chunk
     monkeypatch.setattr(
         Search,
         "_search_chunk",
-        lambda self, task, chunk, dtype, *a: (
-            levels.append((dtype, len(chunk))),
-            search(self, task, chunk, dtype, *a),
+        lambda self, task, chunk, product, *a: (
+            levels.append((getattr(product, "dtype", torch.int8), len(chunk))),
+            search(self, task, chunk, product, *a),
         )[1],
     )
     y = torch.randn(3000, 10, generator=generator, dtype=torch.float64)
@@ -221,8 +233,11 @@ def test_a_tight_cluster_is_screened_again_in_float64(generator, monkeypatch):
     x = torch.randn(4, 10, generator=generator, dtype=torch.float64)
     x[1] = y[0] + 0.1
     assert_equal_to_brute(nearest(x, y, 2), brute(x, y, 2))
-    assert levels[0] == (torch.float32, 4)
-    assert levels[1][0] == torch.float64
+    if first_screen == "integer":
+        assert levels.pop(0) == (torch.int8, 4)
+    else:
+        assert levels[0][1] == 4
+    assert [dtype for dtype, _ in levels] == [torch.float32, torch.float64]
     assert 1 <= levels[1][1] < 4
 
 
@@ -296,15 +311,39 @@ def test_any_error_within_the_bound_is_harmless(generator, monkeypatch, k, amoun
         ErrorBound, "coefficients", lambda self: [amount * c for c in coefficients(self)]
     )
 
-    def adversary(queries, block, bound, buffer):
-        screen = scores(queries, block, bound, buffer)
-        sign = torch.randint(0, 2, screen.values.shape, generator=generator) * 1.98 - 0.99
-        screen.values.add_(sign * bound(queries.norms[:, None], block.norms))
-        return screen
+    scores = FloatProduct.scores
 
-    monkeypatch.setattr("memdiff.neighbors.search.scores", adversary)
+    def adversary(self, queries, block):
+        values = scores(self, queries, block)
+        sign = torch.randint(0, 2, values.shape, generator=generator) * 1.98 - 0.99
+        return values.add_(sign * self.bound(queries.info, block.operand.info.T))
+
+    monkeypatch.setattr(FloatProduct, "scores", adversary)
     x = torch.randn(60, 8, generator=generator)
     y = torch.randn(1200, 8, generator=generator)
+    assert_equal_to_brute(nearest(x, y, k), brute(x, y, k))
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize("sharp", [False, True])
+def test_any_error_of_integers_within_the_bound_is_harmless(generator, monkeypatch, k, sharp):
+    """The same for the screen of integers, with and without the sharpening by float32."""
+    monkeypatch.setattr(search_module, "_INTEGER_POINTS", 1)
+    interval = IntegerProduct.interval
+
+    def adversary(self, scores, queries, points):
+        lower, upper = interval(self, scores, queries, points)
+        sign = torch.randint(0, 2, lower.shape, generator=generator)
+        # The distance lies at one end; the interval is as wide to the other side.
+        width = upper - lower
+        return lower - sign * width, upper + (1 - sign) * width
+
+    monkeypatch.setattr(IntegerProduct, "interval", adversary)
+    if not sharp:
+        monkeypatch.setattr(IntegerProduct, "sharpened", FloatProduct.sharpened)
+    x = torch.randn(60, 8, generator=generator)
+    y = torch.randn(1200, 8, generator=generator)
+    x[:20] = y[:20]
     assert_equal_to_brute(nearest(x, y, k), brute(x, y, k))
 
 

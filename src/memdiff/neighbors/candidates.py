@@ -14,19 +14,21 @@ class Candidates:
     """Pairs of one block of queries that may belong to the ``k`` nearest.
 
     Args:
-        norms: Norms of the queries ``(q,)``.
+        queries: Number of queries ``q``.
         k: Number of neighbours.
         capacity: Most candidates kept for a query. One that has more is given up: it is marked
             in ``overflowed`` and has none.
+        like: A tensor of the dtype and on the device of the scores.
     """
 
-    def __init__(self, norms: Tensor, k: int, capacity: int) -> None:
+    def __init__(self, queries: int, k: int, capacity: int, like: Tensor) -> None:
         self.k = k
         self.capacity = capacity
         # The k smallest upper bounds, one a group of points: the last bounds the k-th distance.
-        self._uppers = norms.new_full((len(norms), k), torch.inf)
-        self._threshold = norms.new_full((len(norms),), torch.inf)
-        self.overflowed = torch.zeros(len(norms), dtype=torch.bool, device=norms.device)
+        self._uppers = like.new_full((queries, k), torch.inf)
+        self._threshold = like.new_full((queries,), torch.inf)
+        self.overflowed = torch.zeros(queries, dtype=torch.bool, device=like.device)
+        self.all_overflowed = False
         self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._pending = 0
         self._kept = 0
@@ -64,6 +66,7 @@ class Candidates:
         keep = lower <= self._threshold[query]
         over = torch.bincount(query[keep], minlength=number) > self.capacity
         self.overflowed |= over
+        self.all_overflowed = bool(self.overflowed.all())
         self._threshold.masked_fill_(over, -torch.inf)
         keep &= ~over[query]
         self._parts = [(query[keep], point[keep], lower[keep], upper[keep])]

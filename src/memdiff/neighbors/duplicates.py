@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
-from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
+from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Screen
 from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
 from memdiff.ranks import Ranks
 from memdiff.sources import RowData, Rows
@@ -180,25 +180,22 @@ def _linked(
     redundant = labels != torch.arange(n, device=device)
     scaled = tolerance * coordinates.scale
     components = _Components(labels, max(blocks.candidates, n))
-    dtype = torch.float32
-    bound = ErrorBound(coordinates.rows.features, dtype, device)
+    product = FloatProduct(coordinates.rows.features, torch.float32, device)
     group = GROUP if blocks.points >= GROUP else 1
-    padded = -(-min(blocks.points, n) // group) * group
-    buffer = torch.empty(blocks.queries * padded, dtype=dtype, device=device)
     begins = range(0, n, blocks.points)
     for begin in begins[ranks.rank :: ranks.count]:
         end = min(begin + blocks.points, n)
         read = coordinates.read(begin, end)
         block = PointBlock.of(
-            read, centre, dtype, start=begin, group=group, skip=redundant[begin:end]
+            read, centre, product, start=begin, group=group, skip=redundant[begin:end]
         )
         for start in range(0, end, blocks.queries):
             stop = min(start + blocks.queries, end)
             mine = coordinates.read(start, stop)
-            operand = Operand.of(mine, centre, dtype)
-            screen = scores(operand, block, bound, buffer)
+            operand = product.operand(mine, centre)
+            screen = Screen.of(operand, block, product)
             # Norms are rounded up, so the threshold can only be too generous.
-            threshold = scaled**2 * (1.0 + 1e-6) - _norms_below(operand).square()
+            threshold = scaled**2 * (1.0 + 1e-6) - _squares_below(operand)
             threshold.masked_fill_(redundant[start:stop], -torch.inf)
             query, point, _, _ = screen.pairs_below(threshold, screen.group_bounds()[0])
             query = query + start
@@ -218,7 +215,6 @@ def _linked(
     return components.labels
 
 
-def _norms_below(operand: Operand) -> Tensor:
-    """Norms of the rows, rounded down."""
-    norms = torch.linalg.vector_norm(operand.rows, dim=1, dtype=torch.float64)
-    return (norms * (1.0 - 1e-6)).to(operand.rows.dtype)
+def _squares_below(operand: Operand) -> Tensor:
+    """Squared norms of the rows, rounded down."""
+    return (operand.square * (1.0 - 2e-6)).to(operand.info.dtype)

@@ -29,11 +29,22 @@ Coordinates are scaled by a power of two, which is exact, so that no norm exceed
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["PRODUCT_LENGTH", "ErrorBound", "Operand", "PointBlock", "Screen", "scores"]
+from memdiff.integers import IntegerRows
+
+__all__ = [
+    "PRODUCT_LENGTH",
+    "ErrorBound",
+    "FloatProduct",
+    "Operand",
+    "PointBlock",
+    "Product",
+    "Screen",
+]
 
 PRODUCT_LENGTH = 2048
 
@@ -85,21 +96,69 @@ def _factor_roundoff(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Operand:
-    """One side of the product: centred rows ``(n, d)`` and their norms ``(n,)``, rounded up."""
+    """One side of the product.
 
-    rows: Tensor
-    norms: Tensor
+    Attributes:
+        rows: Centred rows ``(n, d)``.
+        info: What the error depends on, rounded up, ``(n, w)``; of rounded rows the norm.
+        square: Their squared norms ``(n,)``, float64.
+        fine: The rows in float32 where the product is of something rougher.
+    """
+
+    rows: Tensor | IntegerRows
+    info: Tensor
+    square: Tensor
+    fine: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.info)
+
+    def __getitem__(self, some: slice) -> Operand:
+        fine = None if self.fine is None else self.fine[some]
+        return Operand(self.rows[some], self.info[some], self.square[some], fine)
 
     @classmethod
-    def of(cls, coordinates: Tensor, centre: Tensor, dtype: torch.dtype) -> Operand:
-        """From float64 coordinates ``(n, d)`` and the centre ``(d,)``."""
-        rows = (coordinates - centre).to(dtype)
-        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
-        return cls(rows, (norms * (1.0 + 1e-6)).to(dtype))
+    def joined(cls, parts: list[Operand]) -> Operand:
+        """One after the other."""
+        whole = [part.rows for part in parts if isinstance(part.rows, IntegerRows)]
+        real = [part.rows for part in parts if isinstance(part.rows, Tensor)]
+        fine = [part.fine for part in parts if part.fine is not None]
+        return cls(
+            IntegerRows.joined(whole) if whole else torch.cat(real),
+            torch.cat([part.info for part in parts]),
+            torch.cat([part.square for part in parts]),
+            torch.cat(fine) if fine else None,
+        )
 
-    def part(self, start: int, stop: int) -> Operand:
-        """Rows ``start`` to ``stop``."""
-        return Operand(self.rows[start:stop], self.norms[start:stop])
+
+class Product(Protocol):
+    """A way to scores: how rows are rounded, multiplied, and what that proves."""
+
+    def operand(self, coordinates: Tensor, centre: Tensor) -> Operand:
+        """From float64 coordinates ``(n, d)`` and the centre ``(d,)``."""
+
+    def scores(self, queries: Operand, block: PointBlock) -> Tensor:
+        """Scores ``(q, p)``, written over by the next call."""
+
+    def interval(self, scores: Tensor, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest :math:`D^2` less a constant of the query.
+
+        Args:
+            scores: Of any shape.
+            queries: The info of their queries, whose shape but for the last axis broadcasts.
+            points: The info of their points.
+        """
+
+    def sharpened(
+        self,
+        queries: Operand,
+        rows: Tensor,
+        points: Operand,
+        columns: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Better bounds of pairs of a row and a column, ``(pairs,)``, where it has any."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +167,13 @@ class PointBlock:
 
     Attributes:
         start: Index of its first point.
-        rows: Centred rows ``(p, d)``, padded with zeros to a multiple of ``group``.
-        norms: Norms ``(p,)``, rounded up.
+        operand: The points, filled up with the centre to a multiple of ``group``.
         bias: Squared norms ``(p,)``; infinity for a point that is left out, and for padding.
         group: Number of points in a group.
     """
 
     start: int
-    rows: Tensor
-    norms: Tensor
+    operand: Operand
     bias: Tensor
     group: int
 
@@ -125,30 +182,28 @@ class PointBlock:
         cls,
         coordinates: Tensor,
         centre: Tensor,
-        dtype: torch.dtype,
+        product: Product,
         *,
         start: int,
         group: int,
         skip: Tensor | None = None,
     ) -> PointBlock:
         """From float64 coordinates ``(n, d)``, leaving out where ``skip`` ``(n,)`` is true."""
-        operand = Operand.of(coordinates, centre, dtype)
-        bias = torch.linalg.vector_norm(operand.rows, dim=1, dtype=torch.float64).square()
+        num = len(coordinates)
+        short = -num % group
+        if short:
+            coordinates = torch.cat([coordinates, centre.expand(short, -1)])
+        operand = product.operand(coordinates, centre)
+        bias = operand.square.clone()
+        bias[num:] = torch.inf
         if skip is not None:
-            bias.masked_fill_(skip, torch.inf)
-        short = -len(bias) % group
-        pad = torch.nn.functional.pad
-        return cls(
-            start,
-            pad(operand.rows, (0, 0, 0, short)) if short else operand.rows,
-            pad(operand.norms, (0, short)),
-            pad(bias, (0, short), value=torch.inf).to(dtype),
-            group,
-        )
+            bias[:num].masked_fill_(skip, torch.inf)
+        return cls(start, operand, bias.to(operand.info.dtype), group)
 
-    def group_norms(self) -> Tensor:
-        """Largest norm in each group ``(p / group,)``."""
-        return self.norms.view(-1, self.group).amax(1)
+    def group_info(self) -> Tensor:
+        """Largest info in each group ``(p / group, w)``."""
+        info = self.operand.info
+        return info.view(-1, self.group, info.shape[1]).amax(1)
 
 
 @dataclass(frozen=True)
@@ -157,31 +212,35 @@ class Screen:
 
     Attributes:
         values: Scores ``(q, p)``, infinite where a pair is left out.
-        query_norms: Norms ``(q,)``, rounded up.
+        queries: The queries.
         block: The points.
-        bound: The error bound.
+        product: Whose scores they are.
     """
 
     values: Tensor
-    query_norms: Tensor
+    queries: Operand
     block: PointBlock
-    bound: ErrorBound
+    product: Product
+
+    @classmethod
+    def of(cls, queries: Operand, block: PointBlock, product: Product) -> Screen:
+        """The scores of queries and points."""
+        return cls(product.scores(queries, block), queries, block, product)
 
     def group_bounds(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bound of the smallest ``D^2 - A^2`` in each group, ``(q, groups)``.
+        """Lower and upper bound of the smallest ``D^2`` in each group, ``(q, groups)``.
 
-        Both are infinite where all of a group is left out.
+        Less a constant of the query; both are infinite where all of a group is left out.
         """
         least = self.values
         if self.block.group > 1:
             least = least.view(len(least), -1, self.block.group).amin(2)
-        error = self.bound(self.query_norms[:, None], self.block.group_norms())
-        return least - error, least + error
+        return self.product.interval(least, self.queries.info[:, None], self.block.group_info())
 
     def pairs_below(
         self, threshold: Tensor, lower: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pairs for which ``D^2 - A^2 <= threshold`` cannot be ruled out.
+        """Pairs for which ``D^2 <= threshold``, less that constant, cannot be ruled out.
 
         Only groups whose lower bound passes are looked at.
 
@@ -195,44 +254,77 @@ class Screen:
         size = self.block.group
         query, group = ((lower <= threshold[:, None]) & (lower < torch.inf)).nonzero(as_tuple=True)
         values = self.values.view(len(self.values), -1, size)
-        norms = self.block.norms.view(-1, size)
+        info = self.block.operand.info
+        info = info.view(-1, size, info.shape[1])
         found = []
         step = max(self.values.numel() // (4 * size), 1)
         for q, g in zip(query.split(step), group.split(step), strict=True):
             score = values[q, g]
-            error = self.bound(self.query_norms[q][:, None], norms[g])
-            low = score - error
+            low, high = self.product.interval(score, self.queries.info[q][:, None], info[g])
             hit, column = ((low <= threshold[q][:, None]) & (score < torch.inf)).nonzero(
                 as_tuple=True
             )
-            found.append(
-                (
-                    q[hit],
-                    self.block.start + g[hit] * size + column,
-                    low[hit, column],
-                    (score + error)[hit, column],
-                )
+            row, place = q[hit], g[hit] * size + column
+            low, high = self.product.sharpened(
+                self.queries, row, self.block.operand, place, low[hit, column], high[hit, column]
             )
+            found.append((row, self.block.start + place, low, high))
         if not found:
             empty = query.new_empty(0)
             return empty, empty, lower.new_empty(0), lower.new_empty(0)
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def scores(queries: Operand, block: PointBlock, bound: ErrorBound, buffer: Tensor) -> Screen:
-    r"""The product: :math:`|b_j|^2 - 2 a_i \cdot b_j`, written into ``buffer``.
+class FloatProduct:
+    r"""Scores :math:`|b_j|^2 - 2 a_i \cdot b_j` in float32 or float64.
+
+    The constant of a query in its intervals is :math:`|a_i|^2`.
 
     Args:
-        queries: The queries ``(q, d)``.
-        block: The points.
-        bound: The error bound for their dtype.
-        buffer: At least ``q * p`` elements of that dtype, reused between calls.
+        features: Number of features ``d``.
+        dtype: float32 or float64.
+        device: Where the product runs.
     """
-    a, b = queries.rows, block.rows
-    out = buffer[: len(a) * len(b)].view(len(a), len(b))
-    first = slice(0, PRODUCT_LENGTH)
-    torch.addmm(block.bias, a[:, first], b[:, first].t(), alpha=-2.0, out=out)
-    for start in range(PRODUCT_LENGTH, a.shape[1], PRODUCT_LENGTH):
-        piece = slice(start, start + PRODUCT_LENGTH)
-        out.sub_(torch.mm(a[:, piece], b[:, piece].t()), alpha=2.0)
-    return Screen(out, queries.norms, block, bound)
+
+    def __init__(self, features: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.bound = ErrorBound(features, dtype, device)
+        self.dtype = dtype
+        self._buffer = torch.empty(0, dtype=dtype, device=device)
+
+    def operand(self, coordinates: Tensor, centre: Tensor) -> Operand:
+        """From float64 coordinates ``(n, d)`` and the centre ``(d,)``."""
+        rows = (coordinates - centre).to(self.dtype)
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        return Operand(rows, (norms * (1.0 + 1e-6)).to(self.dtype)[:, None], norms.square())
+
+    def scores(self, queries: Operand, block: PointBlock) -> Tensor:
+        """Scores ``(q, p)``, written over by the next call."""
+        a, b = queries.rows, block.operand.rows
+        assert isinstance(a, Tensor) and isinstance(b, Tensor)
+        size = len(a) * len(b)
+        if len(self._buffer) < size:
+            self._buffer = self._buffer.new_empty(size)
+        out = self._buffer[:size].view(len(a), len(b))
+        first = slice(0, PRODUCT_LENGTH)
+        torch.addmm(block.bias, a[:, first], b[:, first].t(), alpha=-2.0, out=out)
+        for start in range(PRODUCT_LENGTH, a.shape[1], PRODUCT_LENGTH):
+            piece = slice(start, start + PRODUCT_LENGTH)
+            out.sub_(torch.mm(a[:, piece], b[:, piece].t()), alpha=2.0)
+        return out
+
+    def interval(self, scores: Tensor, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and largest ``D^2 - |a|^2``."""
+        error = self.bound(queries[..., 0], points[..., 0])
+        return scores - error, scores + error
+
+    def sharpened(
+        self,
+        queries: Operand,
+        rows: Tensor,
+        points: Operand,
+        columns: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The bounds as they are."""
+        return lower, upper

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.integers import integers_pay
 from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.exclusion import Exclusion
-from memdiff.neighbors.screen import ErrorBound, Operand, PointBlock, scores
+from memdiff.neighbors.integer_screen import IntegerProduct
+from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Product, Screen
 from memdiff.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
@@ -20,6 +22,8 @@ __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
 MEMORY_LIMIT = 2**30
 """Default bound, in bytes, on what a search allocates beside its inputs and its result."""
 
+# From so many on a screen of integers comes first.
+_INTEGER_QUERIES, _INTEGER_POINTS = 16, 8192
 GROUP = 64  # columns whose minimum is looked at first
 
 
@@ -73,7 +77,7 @@ class Blocks:
         # A score takes 4 bytes; bounds, masks and hits of a bad block ten times that.
         queries = queries or max(min(1024, rows, share // (40 * points)), 1)
         return cls(
-            query_chunk=max(share // (4 * features), queries),
+            query_chunk=max(share // (5 * features), queries),
             queries=queries,
             points=points,
             pairs=max(share // row, 1),
@@ -166,17 +170,28 @@ class Search:
             torch.empty(shape, dtype=torch.int64, device=self.device),
         )
         pending = torch.arange(len(which), device=self.device)
-        for dtype in (torch.float32, torch.float64):
+        for number, product in enumerate(self._products(len(which))):
             if not len(pending):
                 return result
             chunks = pending.split(self.blocks.query_chunk)
-            left = [
-                self._search_chunk(task, chunk, dtype, result, number * self.blocks.query_chunk)
-                for number, chunk in enumerate(chunks)
-            ]
+            left = []
+            for place, chunk in enumerate(chunks):
+                before = place * self.blocks.query_chunk if number == 0 else None
+                left.append(self._search_chunk(task, chunk, product, result, before))
             pending = torch.cat(left)
         self._search_directly(task, pending, result)
         return result
+
+    def _products(self, queries: int) -> list[Product]:
+        """What screens, one after the other, each for what the last one gave up."""
+        features, device = self.points.rows.features, self.device
+        found: list[Product] = [
+            FloatProduct(features, dtype, device) for dtype in (torch.float32, torch.float64)
+        ]
+        many = queries >= _INTEGER_QUERIES and len(self.points) >= _INTEGER_POINTS
+        if many and integers_pay(features, device):
+            found.insert(0, IntegerProduct())
+        return found
 
     def _check_count(self, k: int, labels: Tensor | None, excluded: Tensor | None) -> None:
         left = len(self.points)
@@ -224,42 +239,47 @@ class Search:
         return redundant
 
     def _search_chunk(
-        self, task: _Task, chunk: Tensor, dtype: torch.dtype, result: Neighbors, before: int
+        self,
+        task: _Task,
+        chunk: Tensor,
+        product: Product,
+        result: Neighbors,
+        before: int | None,
     ) -> Tensor:
-        """Search for the queries at positions ``chunk``; return those that were given up."""
+        """Search for the queries at positions ``chunk``; return those that were given up.
+
+        With ``before``, the queries searched before, progress is reported.
+        """
         size, n = self.blocks.queries, len(self.points)
-        operand = self._operand(task.which[chunk], dtype)
-        # One gathered float64 distance costs about 130 products of the screen, and a float64
-        # product about 3: beyond n / 40 candidates the better screen is cheaper.
-        capacity = max(4 * task.k + 64, min(n // 40, self.blocks.candidates // max(len(chunk), 1)))
+        operand = self._operand(task.which[chunk], product)
         starts = range(0, len(chunk), size)
+        capacity = self._capacity(task.k, len(chunk), product)
         found = [
-            Candidates(operand.norms[start : start + size], task.k, capacity) for start in starts
+            Candidates(len(operand[start : start + size]), task.k, capacity, operand.info)
+            for start in starts
         ]
-        bound = ErrorBound(self.points.rows.features, dtype, self.device)
         group = GROUP
         while group > 1 and (group * 8 * task.k > n or group * 4 * task.k > self.blocks.points):
             group //= 2
-        padded = -(-min(self.blocks.points, n) // group) * group
-        buffer = torch.empty(size * padded, dtype=dtype, device=self.device)
         for begin in range(0, n, self.blocks.points):
             end = min(begin + self.blocks.points, n)
             block = PointBlock.of(
                 self.points.read(begin, end),
                 self.centre,
-                dtype,
+                product,
                 start=begin,
                 group=group,
                 skip=None if task.skip is None else task.skip[begin:end],
             )
             mask = Exclusion.of(task.labels, task.excluded, begin, end)
             for start, candidates in zip(starts, found, strict=True):
-                part = operand.part(start, start + size)
-                screen = scores(part, block, bound, buffer)
+                if candidates.all_overflowed:
+                    continue
+                screen = Screen.of(operand[start : start + size], block, product)
                 if mask is not None:
                     mask.apply(screen.values, chunk[start : start + size])
                 candidates.absorb(screen)
-            if self.progress is not None and dtype == torch.float32:
+            if self.progress is not None and before is not None:
                 done = before * n + len(chunk) * end
                 self.progress(done, len(task.which) * n)
         for start, candidates in zip(starts, found, strict=True):
@@ -267,14 +287,21 @@ class Search:
             self._refine(task, chunk[start : start + size], query, point, result)
         return chunk[torch.cat([candidates.overflowed for candidates in found])]
 
-    def _operand(self, which: Tensor, dtype: torch.dtype) -> Operand:
+    def _capacity(self, k: int, queries: int, product: Product) -> int:
+        """Candidates of a query beyond which a better screen is cheaper."""
+        n, room = len(self.points), self.blocks.candidates // max(queries, 1)
+        # One gathered float64 distance costs about 130 products of a screen in float32; a product
+        # in float64 costs about 3.
+        if isinstance(product, IntegerProduct):
+            return max(4 * k, min(n // 130, room))
+        return max(4 * k + 64, min(n // 40, room))
+
+    def _operand(self, which: Tensor, product: Product) -> Operand:
         parts = [
-            Operand.of(self.queries.gather(part), self.centre, dtype)
+            product.operand(self.queries.gather(part), self.centre)
             for part in which.split(self.blocks.queries)
         ]
-        return Operand(
-            torch.cat([part.rows for part in parts]), torch.cat([part.norms for part in parts])
-        )
+        return Operand.joined(parts)
 
     def _refine(
         self, task: _Task, chunk: Tensor, query: Tensor, point: Tensor, result: Neighbors

@@ -24,7 +24,7 @@ is accurate (see :meth:`PosteriorEngine.__call__`):
     Direct differences in float64 for all points: small problems, and queries with so many
     candidates that nothing is saved by screening.
 
-Products take the fastest path of the machine (:func:`memdiff.posterior.products.gemm_path`).
+Products take the fastest path of the machine (:func:`memdiff.products.gemm_path`).
 Nothing of size ``B x N`` is ever stored: temporary memory stays below ``memory_limit`` bytes.
 Accumulators are float64 and merge associatively, so that blocks, shards and ranks give the
 answer of one pass.

@@ -8,8 +8,8 @@ from torch import Tensor
 from memdiff.posterior.logits import BlockLogits
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK
 from memdiff.posterior.rounding import logit_error, rounding_factor, unit_roundoff
+from memdiff.products import BLOCK
 
 __all__ = ["exact_at", "measured_error"]
 

@@ -12,8 +12,8 @@ from memdiff.posterior.online import LOG2E, OnlineSums, is_moderate
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK, gemm_path
 from memdiff.posterior.rounding import logit_error, rounding_factor, unit_roundoff
+from memdiff.products import BLOCK, gemm_path
 
 __all__ = ["dense"]
 

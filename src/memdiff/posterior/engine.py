@@ -17,7 +17,6 @@ from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, TensorPoints, blocks
 from memdiff.posterior.prior import LogPrior, Prior
-from memdiff.posterior.products import BLOCK
 from memdiff.posterior.rounding import (
     logit_error,
     rounding_factor,
@@ -25,6 +24,7 @@ from memdiff.posterior.rounding import (
     unit_roundoff,
 )
 from memdiff.posterior.screening import crowd, screened
+from memdiff.products import BLOCK
 
 __all__ = ["PosteriorEngine"]
 
@@ -47,7 +47,7 @@ _PRUNED_RADIUS = 1e12
 # No tolerance makes logits rougher than this: statistics keep five digits.
 _ROUGHEST = 1e-5
 
-_DENSE, _DENSE_CAREFUL, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _DIRECT = range(6)
+_DENSE, _DENSE_CAREFUL, _DENSE_MIXED, _DENSE_DOUBLE, _SCREENED, _INTEGER, _DIRECT = range(7)
 # Dtypes of logits, weights and sums of the dense routes; None for that of the points.
 _DTYPES: dict[int, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | None]] = {
     _DENSE: (None, None, None),
@@ -59,6 +59,10 @@ _DTYPES: dict[int, tuple[torch.dtype | None, torch.dtype | None, torch.dtype | N
 _SHORT = 8
 # From so many points on, a look at the first block pays also where all of them could be summed.
 _LOOK_POINTS = 16 * BLOCK
+# The same for a screen of integers, which costs a quarter.
+_INTEGER_POINTS = 4 * BLOCK
+# From this dimension on the screen of the split bound costs less than that of integers.
+_SPLIT_DIMENSION = 1024
 # From this dimension on, products in parts are more accurate.
 _LONG = 512
 
@@ -158,7 +162,7 @@ class PosteriorEngine:
             if certified is None:
                 part = everything(*arguments)
             elif members is None:
-                part = certified(everything, *arguments, tolerance, entropy=entropy)
+                part = self._alone(certified, *arguments, tolerance, entropy)
             else:
                 some = members[rows]
                 moving = (trajectory, some)
@@ -231,6 +235,40 @@ class PosteriorEngine:
                 product[rows] += weights @ points - weights.sum(1, keepdim=True) * mean[rows]
         return product
 
+    def _alone(
+        self,
+        certified: CertifiedPosterior,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+        entropy: bool,
+    ) -> PartialPosterior:
+        """Sums up to a tolerance for queries of which nothing is known from before."""
+        some = (x, scale, sigma, prior)
+        chunk = partial(self._chunk, tolerance=tolerance, entropy=entropy)
+        if self.dim > _SPLIT_DIMENSION or not self._integers:
+            return certified(chunk, *some, tolerance, entropy=entropy)
+        result = PartialPosterior.empty(len(x), self.dim, x.device)
+        crowded = self._crowded(*some, integers=True)
+        rows = (~crowded).nonzero()[:, 0]
+        if len(rows):
+            some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+            limits = (self.dropped_mass, self.memory_limit)
+            result.put(rows, screened(self.points, *some, *limits, integers=True))
+        rows = crowded.nonzero()[:, 0]
+        if len(rows):
+            some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+            chunk = partial(chunk, integers=False)
+            result.put(rows, certified(chunk, *some, tolerance, entropy=entropy))
+        return result
+
+    @property
+    def _integers(self) -> bool:
+        """Whether to look at the points as integers first."""
+        return self.num >= _INTEGER_POINTS and self.points.integers() is not None
+
     def _chunk(
         self,
         x: Tensor,
@@ -239,12 +277,13 @@ class PosteriorEngine:
         prior: Prior,
         tolerance: float = 0.0,
         entropy: bool = True,
+        integers: bool = True,
     ) -> PartialPosterior:
         if self.num * self.dim <= _DIRECT_COORDINATES:
             return direct(self.points, x, scale, sigma, prior, self.memory_limit)
-        routes = self._routes(x, scale, sigma, prior, tolerance)
+        routes = self._routes(x, scale, sigma, prior, tolerance, integers and self._integers)
         result = PartialPosterior.empty(len(x), self.dim, x.device)
-        for route in range(6):
+        for route in range(_DIRECT + 1):
             rows = (routes == route).nonzero()[:, 0]
             if not len(rows):
                 continue
@@ -254,8 +293,9 @@ class PosteriorEngine:
                 dtypes = (logits, weights, sums)
                 careful = route == _DENSE_CAREFUL
                 part = dense(self.points, *some, *dtypes, careful=careful, entropy=entropy)
-            elif route == _SCREENED:
-                part = screened(self.points, *some, self.dropped_mass, self.memory_limit)
+            elif route in (_SCREENED, _INTEGER):
+                limits = (self.dropped_mass, self.memory_limit)
+                part = screened(self.points, *some, *limits, integers=route == _INTEGER)
             else:
                 part = direct(self.points, *some, self.memory_limit)
             if route in (_DENSE, _DENSE_CAREFUL, _DENSE_MIXED) and self.dtype == torch.float32:
@@ -267,9 +307,38 @@ class PosteriorEngine:
         return result
 
     def _routes(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        prior: Prior,
+        tolerance: float,
+        integers: bool,
     ) -> Tensor:
         """The cheapest accurate route of every query, int64 with shape ``(B,)``."""
+        routes = torch.full_like(scale, _INTEGER, dtype=torch.int64)
+        rows = torch.arange(len(x), device=x.device)
+        if integers:
+            rows = self._crowded(x, scale, sigma, prior, integers=True).nonzero()[:, 0]
+        if len(rows):
+            some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+            routes[rows] = self._routes_of_reals(*some, tolerance)
+        return routes
+
+    def _crowded(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, *, integers: bool = False
+    ) -> Tensor:
+        """Whether a look at the first points tells that a screen keeps too many, ``(B,)``."""
+        probe = slice(0, min(BLOCK, self.num))
+        arguments = (self.points, x, scale, sigma, prior, probe, self.dropped_mass)
+        kept = crowd(*arguments, integers=integers)
+        cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
+        return (kept - 1) * cost > probe.stop
+
+    def _routes_of_reals(
+        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float
+    ) -> Tensor:
+        """The cheapest accurate route but for that of integers."""
         single = self._is_accurate(x, scale, sigma, prior, self.dtype, tolerance)
         careful = torch.zeros_like(single)
         mixed = self.dtype == torch.float32
@@ -289,11 +358,7 @@ class PosteriorEngine:
         settled = single | careful
         if bool(settled.all()) and self.num < _LOOK_POINTS:
             return torch.where(single, _DENSE, _DENSE_CAREFUL)
-        # A look at the first points tells where screening would keep too many candidates.
-        probe = slice(0, min(BLOCK, self.num))
-        kept = crowd(self.points, x, scale, sigma, prior, probe, self.dropped_mass)
-        cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
-        crowded = (kept - 1) * cost > probe.stop
+        crowded = self._crowded(x, scale, sigma, prior)
         double = self._is_accurate(x, scale, sigma, prior, torch.float64, 0.0)
         passes = torch.where(
             close | (not mixed) | (self.dim <= _SHORT), _DENSE_DOUBLE, _DENSE_MIXED

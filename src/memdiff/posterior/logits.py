@@ -7,15 +7,18 @@ import math
 import torch
 from torch import Tensor
 
+from memdiff.integers import IntegerRows, ProductBuffer
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import gemm_path
+from memdiff.products import gemm_path
 
-__all__ = ["BlockLogits", "GroupedTop"]
+__all__ = ["BlockLogits", "GroupedTop", "IntegerLogits"]
 
 _GROUP = 64
+# Stands for the range of log prior weights where some are -inf.
+_FINITE = 1e4
 # Coordinates that a careful product sums before it adds them to others.
-_LENGTH = 256
+_LENGTH = 1024
 
 
 class BlockLogits:
@@ -30,8 +33,8 @@ class BlockLogits:
         curvature: Factor of half the squared norms, ``(B,)``.
         prior: The other terms.
         factor: Their factor, ``(B,)``.
-        careful: Whether long products are taken in parts, whose rounding is that of smaller
-            values; a little slower.
+        careful: Whether products are torch's own, and long ones taken in parts, whose rounding is
+            that of smaller values; a little slower.
 
     Attributes:
         offset: What is left out of all logits of a query, so that fewer digits are lost: the
@@ -52,7 +55,7 @@ class BlockLogits:
         self.curvature, self.factor = curvature, factor
         self.common = (float(points.half_norm.mean()), float(prior.log_prior.max()))
         self.offset = factor * self.common[1] - curvature * self.common[0]
-        self.parts = points.dim // _LENGTH if careful else 1
+        self.parts = max(1, points.dim // _LENGTH) if careful else 0
         self.path = gemm_path(points.dim, query.dtype, query.device)
         self.uniform = bool((curvature == curvature[:1]).all() & (factor == factor[:1]).all())
 
@@ -95,14 +98,90 @@ class BlockLogits:
         return values
 
     def _product(self, centred: Tensor, bias: Tensor | None) -> Tensor:
-        if self.parts <= 1:
+        if not self.parts:
             return self.path.logits(self.query, centred, bias)
-        # Slices are not contiguous: the products of torch take them without a copy.
+        # Torch's own products round less than others do, and take slices without a copy.
         queries, points = self.query.chunk(self.parts, 1), centred.chunk(self.parts, 1)
-        values = queries[0] @ points[0].T
+        values = torch.mm(queries[0], points[0].T)
         for query, coordinates in zip(queries[1:], points[1:], strict=True):
             values.addmm_(query, coordinates.T)
         return values if bias is None else values.add_(bias)
+
+
+class IntegerLogits:
+    r"""What :class:`BlockLogits` computes, from 8-bit integers, with what is certain of it.
+
+    With ``u`` the unit of the values, those of the integers are
+    :math:`V = (-D^2/2 + \sigma^2 c)/u`, a logit besides the same constant, with the distance
+    ``D`` between the rounded query and the rounded point. That is off by at most
+    :math:`e = |e_x| + m |e_X|`, so that :math:`D^2/2` is off by at most :math:`e D + e^2/2`,
+    whichever of the two distances ``D`` is.
+
+    Args:
+        points: The training points; they have integers.
+        centred: Queries less ``m`` times the centre, ``(B, d)``.
+        factor: :math:`m/u`, ``(B,)``.
+        curvature: :math:`m^2/u`, ``(B,)``.
+        prior: The other terms of the logits.
+        variance: :math:`\sigma^2/u`, ``(B,)``.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        centred: Tensor,
+        factor: Tensor,
+        curvature: Tensor,
+        prior: Prior,
+        variance: Tensor,
+    ) -> None:
+        self.points, self.prior = points, prior
+        self.curvature, self.variance = curvature, variance
+        self.query = IntegerRows.of(centred.to(torch.float32))
+        near = points.integers()
+        assert near is not None
+        self.near = near
+        self.buffer = ProductBuffer()
+        self.strength = (factor * self.query.step).to(torch.float32)[:, None]
+        scale = curvature / factor
+        unit = scale / factor
+        self.common = (float(points.half_norm.mean()), float(prior.log_prior.max()))
+        offset = variance * self.common[1] - curvature * self.common[0]
+        self.base = self.query.half_norm / unit - offset
+        self.most = variance * (self.common[1] + prior.bound)
+        self.unit = unit
+        self.error = self.query.error + scale * near.error.max()
+        # Rounding of the values to float32, which those of points have in common.
+        length = (2.0 * self.query.half_norm).sqrt()
+        terms = self.common[1] - float(prior.log_prior.min()) + prior.bound
+        radius = 1.1 * scale * points.radius
+        size = radius * (length + radius) / unit + variance * min(terms, _FINITE)
+        self.rounding = 8.0 * 2.0**-24 * size
+        self.uniform = bool((curvature == curvature[:1]).all() & (variance == variance[:1]).all())
+
+    def __call__(self, block: slice) -> Tensor:
+        """Values of a block, float32 ``(B, K)``; written over by the next call."""
+        near = self.near[block]
+        values = self.query.products(near, self.buffer)
+        half_norm = near.half_norm - self.common[0]
+        log_prior = self.prior.log_prior[block] - self.common[1]
+        if self.uniform:
+            bias = self.variance[:1] * log_prior - self.curvature[:1] * half_norm
+            torch.addcmul(bias.to(values.dtype)[None], values, self.strength, out=values)
+        else:
+            unit = self.points.radius**2 or 1.0  # the squares of some data overflow float32
+            rows = (unit * self.curvature).to(values.dtype)[:, None]
+            values.mul_(self.strength)
+            values.addcmul_(rows, (half_norm / unit).to(values.dtype)[None], value=-1.0)
+            values.addcmul_(self.variance.to(values.dtype)[:, None], log_prior.to(values.dtype))
+        self.prior.restrict(values, block, self.variance)
+        return values
+
+    def lowered(self, value: Tensor) -> Tensor:
+        """The least that a logit can be whose value is given, or the other way round; ``(B,)``."""
+        square = 2.0 * self.unit * (self.most - (value - self.base))
+        change = self.error * square.clamp_min(0.0).sqrt() + 0.5 * self.error**2
+        return (value - change / self.unit - self.rounding).nan_to_num(-math.inf)
 
 
 class GroupedTop:

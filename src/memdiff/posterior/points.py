@@ -7,9 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from memdiff.integers import IntegerRows, integers_pay
 from memdiff.neighbors import duplicate_groups
 
 __all__ = ["Points", "TensorPoints", "blocks"]
+
+# Beyond this radius, or below its inverse, squares come near the ends of float32.
+_RADIUS = 1e12
 
 
 class Points(Protocol):
@@ -42,12 +46,18 @@ class Points(Protocol):
     def gather(self, index: Tensor) -> Tensor:
         """Points at ``index`` of any shape ``I``, float64 with shape ``(*I, d)``."""
 
+    def integers(self) -> IntegerRows | None:
+        """All centred points as 8-bit integers; None where screens do without."""
+
     def duplicates(self) -> Tensor:
         """Group of identical points that each point is in, numbered by first points, ``(N,)``."""
 
 
 class TensorPoints:
     """Points that lie in memory, with a centred copy beside them.
+
+    Where products of 8-bit integers are fast on this machine, another copy in these is made when
+    it is first asked for: ``d + 20`` bytes a point.
 
     Args:
         points: Tensor with shape ``(N, d)``, float32 or float64.
@@ -66,6 +76,7 @@ class TensorPoints:
             self._centred[block] = difference
             self.half_norm[block] = 0.5 * (difference**2).sum(1)
         self.radius = float((2.0 * self.half_norm.max()).sqrt())
+        self._integers: IntegerRows | None = None
 
     def centred(self, block: slice, dtype: torch.dtype) -> Tensor:
         """Points of a block minus the centre, rounded once to ``dtype``, ``(K, d)``."""
@@ -80,6 +91,16 @@ class TensorPoints:
     def gather(self, index: Tensor) -> Tensor:
         """Points at ``index`` of any shape ``I``, float64 with shape ``(*I, d)``."""
         return self.tensor[index].to(torch.float64)
+
+    def integers(self) -> IntegerRows | None:
+        """All centred points as 8-bit integers; None where screens do without."""
+        if self._integers is None:
+            tame = 1.0 / _RADIUS <= self.radius <= _RADIUS
+            if not tame or not integers_pay(self.dim, self.device):
+                return None
+            few = blocks(self.num, max(1, 2**19 // self.dim))
+            self._integers = IntegerRows.joined([IntegerRows.of(self._centred[i]) for i in few])
+        return self._integers
 
     def duplicates(self) -> Tensor:
         """Group of identical points that each point is in, numbered by first points, ``(N,)``."""

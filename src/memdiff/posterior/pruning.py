@@ -24,9 +24,9 @@ from memdiff.posterior.merging import MergedPoints
 from memdiff.posterior.partial import LOGIT_FLOOR
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import gemm_path
 from memdiff.posterior.rounding import rounding_factor, unit_roundoff
 from memdiff.posterior.splitting import SplitCoordinates
+from memdiff.products import gemm_path
 
 __all__ = ["Kept", "Pruner"]
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from memdiff.posterior.direct import direct
-from memdiff.posterior.logits import BlockLogits, GroupedTop
+from memdiff.posterior.logits import BlockLogits, GroupedTop, IntegerLogits
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points, blocks
 from memdiff.posterior.prior import Prior
-from memdiff.posterior.products import BLOCK
 from memdiff.posterior.rounding import logit_error, unit_roundoff
+from memdiff.products import BLOCK
 
 __all__ = ["crowd", "screen", "screened"]
 
@@ -26,6 +26,8 @@ def screened(
     prior: Prior,
     dropped_mass: float,
     memory_limit: int,
+    *,
+    integers: bool = False,
 ) -> PartialPosterior:
     """Sums over the points that :func:`screen` keeps.
 
@@ -37,9 +39,11 @@ def screened(
         prior: The terms of the logits besides the distance.
         dropped_mass: Share of the weight that what is left out may carry.
         memory_limit: Bound in bytes of temporary memory.
+        integers: Whether the product is of 8-bit integers; only if the points have them.
     """
     everything = blocks(points.num, BLOCK)
-    rows, columns = screen(points, x, scale, sigma, prior, everything, dropped_mass, memory_limit)
+    limits = (dropped_mass, memory_limit)
+    rows, columns = screen(points, x, scale, sigma, prior, everything, *limits, integers=integers)
     counts = torch.bincount(rows, minlength=len(x))
     result = PartialPosterior.empty(len(x), points.dim, x.device)
     # Queries of similar candidate counts go together, padded to the largest of them.
@@ -62,13 +66,15 @@ def screen(
     some: list[slice],
     dropped_mass: float,
     memory_limit: int,
+    *,
+    integers: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Pairs (query, point) within reach of the largest logit among the blocks ``some``.
 
     All points that are left out carry less than ``dropped_mass`` of the weight together, by a
     margin that covers the rounding of the product.
     """
-    reach = _Reach(points, x, scale, sigma, prior, dropped_mass)
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for block in some:
         values, grouped = reach.look(block)
@@ -88,9 +94,11 @@ def crowd(
     prior: Prior,
     block: slice,
     dropped_mass: float,
+    *,
+    integers: bool = False,
 ) -> Tensor:
     """How many points of one block :func:`screen` would keep of each query, ``(B,)``."""
-    reach = _Reach(points, x, scale, sigma, prior, dropped_mass)
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers)
     values, _ = reach.look(block)
     return (values >= reach.bound[:, None]).sum(1)
 
@@ -99,7 +107,7 @@ class _Reach:
     """Which logits are within reach of the largest one; arguments as of :func:`screen`.
 
     Attributes:
-        bound: The smallest logit within reach of the largest so far, ``(B,)``.
+        bound: The smallest value within reach of the largest logit so far, ``(B,)``.
     """
 
     def __init__(
@@ -110,30 +118,51 @@ class _Reach:
         sigma: Tensor,
         prior: Prior,
         dropped_mass: float,
+        integers: bool,
     ) -> None:
         # Of logits times sigma^2, in units of the squared radius: they neither overflow as
         # sigma -> 0 nor in any unit of the data.
         unit = points.radius**2 or 1.0
         centred = x - scale[:, None] * points.centre
-        query = ((scale / unit)[:, None] * centred).to(points.dtype)
-        error = logit_error(points, x, scale, sigma, points.dtype)
-        error = error + unit_roundoff(points.dtype) * prior.bound
-        self.margin = sigma**2 / unit * (2 * error + math.log(points.num / dropped_mass))
-        self.top = torch.full_like(scale, -math.inf, dtype=points.dtype)
-        self.bound = self.top
+        arguments = (scale**2 / unit, prior, sigma**2 / unit)
         self.points = points
-        self.product = BlockLogits(points, query, scale**2 / unit, prior, sigma**2 / unit)
+        self.product: BlockLogits | IntegerLogits
+        if integers:
+            self.product = IntegerLogits(points, centred, scale / unit, *arguments)
+        else:
+            query = ((scale / unit)[:, None] * centred).to(points.dtype)
+            self.product = BlockLogits(points, query, *arguments)
+            error = logit_error(points, x, scale, sigma, points.dtype)
+            error = error + unit_roundoff(points.dtype) * prior.bound
+            self.error = sigma**2 / unit * error
+        self.margin = sigma**2 / unit * math.log(points.num / dropped_mass)
+        dtype = torch.float32 if integers else points.dtype
+        self.top = torch.full_like(scale, -math.inf, dtype=dtype)
+        self.bound = torch.full_like(self.top, math.inf)
 
     def look(self, block: slice) -> tuple[Tensor, GroupedTop]:
         """The logits of a block, by which the bound rises; their groups."""
-        values = self.product(block, self.points.centred(block, self.points.dtype))
+        if isinstance(self.product, IntegerLogits):
+            values = self.product(block)
+        else:
+            values = self.product(block, self.points.centred(block, self.points.dtype))
         grouped = GroupedTop(values)
+        if not bool((grouped.top > self.top).any()):
+            return values, grouped
         self.top = torch.maximum(self.top, grouped.top)
+        # At least so much is the largest logit; at least that, a value of one within reach of it.
+        reached = self._lowered(self.top.to(torch.float64))
+        bound = self._lowered(reached - self.margin).to(self.top.dtype)
         # Rounded down, so that the margin is never cut short.
-        bound = (self.top.to(torch.float64) - self.margin).to(self.points.dtype)
         bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
         self.bound = torch.where(self.top == -math.inf, math.inf, bound)
         return values, grouped
+
+    def _lowered(self, value: Tensor) -> Tensor:
+        """What is certain of one of a logit and its value, of which the other is given."""
+        if isinstance(self.product, IntegerLogits):
+            return self.product.lowered(value)
+        return value - self.error
 
 
 def _filter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memdiff.integers import IntegerRows
 from memdiff.neighbors import duplicate_groups
 from memdiff.sources import Rows
 
@@ -79,6 +80,10 @@ class StreamedPoints:
             held = torch.empty(size, self.dim, dtype=dtype, device=self.device)
             self._buffers[dtype] = held
         return held[:size]
+
+    def integers(self) -> IntegerRows | None:
+        """None: what is read anew each time is not worth rounding."""
+        return None
 
     def duplicates(self) -> Tensor:
         """Group of identical points that each point is in, numbered by first points, ``(N,)``."""

@@ -6,7 +6,8 @@ from functools import partial
 import pytest
 import torch
 
-from memdiff.posterior import PosteriorEngine, products
+from memdiff import products
+from memdiff.posterior import PosteriorEngine
 
 CPU = torch.device("cpu")
 

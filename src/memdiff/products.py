@@ -16,7 +16,15 @@ from torch import Tensor
 
 from memdiff.provenance import cpu_model
 
-__all__ = ["BLOCK", "GemmPath", "available_paths", "gemm_path", "gemm_paths"]
+__all__ = [
+    "BLOCK",
+    "GemmPath",
+    "available_paths",
+    "dimension_class",
+    "gemm_path",
+    "gemm_paths",
+    "remembered",
+]
 
 BLOCK = 2048
 """Training points that a product takes at a time."""
@@ -26,7 +34,6 @@ _QUERIES = 256
 _MARGIN = 0.95
 # Up to this dimension MKL is faster at the transpose of a weighted sum, up to four times.
 _NARROW = {torch.float32: 8, torch.float64: 128}
-# Dimensions of a class share one choice.
 _CLASSES = (8, 64, 512, 4096)
 
 _chosen: dict[str, str] = {}
@@ -133,18 +140,14 @@ def gemm_path(dimension: int, dtype: torch.dtype, device: torch.device) -> GemmP
     if dtype != torch.float32 or device.type != "cpu":
         return _TORCH
     wish = os.environ.get("MEMDIFF_GEMM", "")
-    bucket = next((size for size in _CLASSES if dimension <= size), _CLASSES[-1])
-    key = f"{cpu_model()} | torch {torch.__version__} | {torch.get_num_threads()} threads"
-    key = f"{key} | d <= {bucket}"
-    if not wish and key not in _chosen:
-        known = _remembered()
-        if key not in known:
-            seconds = gemm_paths(dimension=bucket)
-            best = min(seconds, key=lambda name: seconds[name])
-            known[key] = best if seconds[best] < _MARGIN * seconds["torch"] else "torch"
-            _remember(known)
-        _chosen[key] = known[key]
-    name = wish or _chosen[key]
+    size = dimension_class(dimension)
+
+    def fastest() -> str:
+        seconds = gemm_paths(dimension=size)
+        best = min(seconds, key=lambda name: seconds[name])
+        return best if seconds[best] < _MARGIN * seconds["torch"] else "torch"
+
+    name = wish or remembered(f"d <= {size}", fastest)
     if name not in _paths:
         _paths.update(available_paths())
     if name not in _paths:
@@ -157,6 +160,28 @@ def gemm_path(dimension: int, dtype: torch.dtype, device: torch.device) -> GemmP
 
 
 _paths: dict[str, GemmPath] = {}
+
+
+def dimension_class(dimension: int) -> int:
+    """The dimension that stands for its class: dimensions of a class share their choices."""
+    return next((size for size in _CLASSES if dimension <= size), _CLASSES[-1])
+
+
+def remembered(what: str, measure: Callable[[], str]) -> str:
+    """A choice for this processor, torch and number of threads, measured where none is known.
+
+    Args:
+        what: What is chosen.
+        measure: Makes the choice.
+    """
+    key = f"{cpu_model()} | torch {torch.__version__} | {torch.get_num_threads()} threads | {what}"
+    if key not in _chosen:
+        known = _remembered()
+        if key not in known:
+            known[key] = measure()
+            _remember(known)
+        _chosen[key] = known[key]
+    return _chosen[key]
 
 
 def _cache_file() -> Path:
