@@ -347,6 +347,15 @@ def test_any_error_of_integers_within_the_bound_is_harmless(generator, monkeypat
     assert_equal_to_brute(nearest(x, y, k), brute(x, y, k))
 
 
+@pytest.mark.parametrize("size", [1e-10, 1e-18, 1e-22, 1e-40])
+def test_a_small_world_far_from_the_centre_of_units(generator, size):
+    """One point at 1, all others near 0, where float32 has no squares."""
+    y = size * torch.randn(1000, 12, generator=generator, dtype=torch.float64)
+    x = size * torch.randn(20, 12, generator=generator, dtype=torch.float64)
+    y[0] = 1.0
+    assert_equal_to_brute(nearest(x, y, 3), brute(x, y, 3))
+
+
 def distinct_by_hand(distances, indices, groups, k):
     rows = []
     for index in indices:

@@ -69,6 +69,17 @@ def test_the_bounds_of_integers_hold_and_are_of_use(features, kind):
         assert ((upper - lower).median() <= 0.1 * apart).all()
 
 
+def test_the_bounds_of_integers_are_reached():
+    """Rounding makes one distance longer and one shorter by all that is allowed."""
+    half = torch.tensor([[127.0, 20.49], [127.0, 19.51]], dtype=torch.float64)
+    y = torch.cat([half, -half])  # the first coordinates make the steps 1, the centre 0
+    x = torch.tensor([[127.0, -10.49], [127.0, -9.51]], dtype=torch.float64)
+    screen, truth = screen_and_truth(x, y, "integer")
+    lower, upper = screen.group_bounds()
+    assert truth[0, 0] <= upper[0, 0] <= truth[0, 0] + 0.3
+    assert truth[1, 1] - 0.3 <= lower[1, 1] <= truth[1, 1]
+
+
 def test_float32_sharpens_the_bounds_of_integers():
     x, y = pairs(200, "copies", torch.Generator().manual_seed(0))
     y[50] = y[3]

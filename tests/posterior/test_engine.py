@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from memdiff.posterior import PartialPosterior, PosteriorEngine
 from memdiff.posterior import dense as dense_module
-from memdiff.posterior import engine as engine_module
+from memdiff.posterior import routing as routing_module
 from memdiff.posterior import screening as screening_module
 
 SIGMAS = [1e-6, 1e-4, 1e-2, 0.1, 0.5, 1.0, 3.0, 10.0, 1e3]
@@ -123,7 +123,7 @@ def test_blocks_chunks_and_order_do_not_matter(monkeypatch, dtype, sigma):
     scale, s = torch.ones(11).double(), torch.full((11,), sigma).double()
     whole = PosteriorEngine(points)(x, scale, s)
     order = torch.randperm(1500, generator=generator)
-    for module in (dense_module, engine_module, screening_module):
+    for module in (dense_module, routing_module, screening_module):
         monkeypatch.setattr(module, "BLOCK", 97)
     small = PosteriorEngine(points[order], memory_limit=2**16)(x, scale, s)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12

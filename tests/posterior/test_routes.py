@@ -5,10 +5,11 @@ import torch
 
 from memdiff.posterior import PosteriorEngine
 from memdiff.posterior import dense as dense_module
-from memdiff.posterior import engine as engine_module
+from memdiff.posterior import routing as routing_module
 from memdiff.posterior.dense import dense
 from memdiff.posterior.online import OnlineSums
 from memdiff.posterior.prior import Prior
+from memdiff.posterior.routing import Routes
 
 
 def cube(num, dim, sigma, queries=16, seed=0):
@@ -33,7 +34,7 @@ def test_images_at_large_noise_take_one_float32_pass(monkeypatch, sigma):
         seen.append(arguments[5])
         return dense(*arguments, **keywords)
 
-    monkeypatch.setattr(engine_module, "dense", recording)
+    monkeypatch.setattr(routing_module, "dense", recording)
     part = PosteriorEngine(points)(x, scale, level)
     assert seen == [torch.float32]
     residual, truth = exact(points, x, scale, level)
@@ -61,10 +62,10 @@ def test_an_optimistic_measurement_is_found_out(monkeypatch, num, dim, sigma):
     """Float32 is taken where it must not be: the check at the top points gives it back."""
     points, x, scale, level = cube(num, dim, sigma)
     monkeypatch.setattr(
-        engine_module, "measured_error", lambda points, x, *_, **__: torch.zeros(len(x)).double()
+        routing_module, "measured_error", lambda points, x, *_, **__: torch.zeros(len(x)).double()
     )
-    monkeypatch.setattr(engine_module, "_LEAST_ERROR", 0.0)
-    monkeypatch.setattr(engine_module, "_CHECKED_TOLERANCE", 1e-9)
+    monkeypatch.setattr(routing_module, "_LEAST_ERROR", 0.0)
+    monkeypatch.setattr(routing_module, "_CHECKED_TOLERANCE", 1e-9)
     part = PosteriorEngine(points)(x, scale, level)
     residual, _ = exact(points, x, scale, level)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
@@ -153,16 +154,16 @@ def test_many_points_are_summed_only_where_many_matter(monkeypatch):
     engine, one = PosteriorEngine(points), torch.ones(4).double()
     taken = []
     monkeypatch.setattr(
-        PosteriorEngine, "_is_accurate", lambda self, x, *_: torch.ones(len(x), dtype=torch.bool)
+        Routes, "_is_accurate", lambda self, x, *_: torch.ones(len(x), dtype=torch.bool)
     )
     for name in ("dense", "screened"):
-        route = getattr(engine_module, name)
+        route = getattr(routing_module, name)
 
         def recorded(*arguments, name=name, route=route, **options):
             taken.append(name)
             return route(*arguments, **options)
 
-        monkeypatch.setattr(engine_module, name, recorded)
+        monkeypatch.setattr(routing_module, name, recorded)
     for sigma, expected in ((0.01, "screened"), (30.0, "dense")):
         taken.clear()
         engine(points[:4].double() + 0.005, one, one * sigma)
@@ -176,7 +177,7 @@ def test_tiles_of_queries_give_the_answer_of_one(monkeypatch, levels, excluding)
     points, x, scale, _ = cube(5000, 12, 1.0, queries=50)
     sigma = torch.tensor(levels).repeat(50)[:50]
     exclude = torch.arange(50) if excluding else None
-    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
     log_prior = torch.rand(5000, generator=torch.Generator().manual_seed(1)).double()
     engine = PosteriorEngine(points.double(), log_prior)
     whole = engine(x, scale, sigma, exclude=exclude)
@@ -193,7 +194,7 @@ def test_tiles_of_queries_give_the_answer_of_one(monkeypatch, levels, excluding)
 def test_moderate_logits_take_no_shift_in_any_unit(monkeypatch, unit, sigma):
     """Weights times points must stay normal numbers of float32 also without a shift."""
     points, x, scale, level = cube(5000, 100, sigma)
-    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
     arguments = (x * unit, scale, level * unit)
     part = PosteriorEngine(points * unit)(*arguments)
     residual, truth = exact(points * unit, *arguments)
@@ -211,7 +212,7 @@ def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
     unit = 2.0**45
     x, one = torch.tensor([[58.0, 0.0, 0.0, 0.0]]) * unit, torch.ones(1)
     arguments = (x, one, one * unit)
-    monkeypatch.setattr(engine_module, "_DIRECT_COORDINATES", 0)
+    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
     prior = Prior(torch.zeros(5000).double(), None, None, torch.arange(1))
     queries = tuple(value.double() for value in arguments)
     part = dense(PosteriorEngine(points * unit).points, *queries, prior, *3 * (torch.float32,))

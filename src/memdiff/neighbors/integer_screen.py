@@ -23,6 +23,8 @@ __all__ = ["IntegerProduct"]
 
 # Rounding of a few sums of numbers up to (A + B)^2, and of what is made of them.
 _ROUNDING = 32.0 * 2.0**-24
+# Squares below this one are as good as equal: float32 loses their digits.
+_TINY = 1e-33
 # Pairs whose differences are taken together.
 _PAIRS = 1024
 _NORM, _ERROR, _SQUARE = range(3)
@@ -59,7 +61,7 @@ class IntegerProduct:
         square = scores + queries[..., _SQUARE]
         lower = (square - rounding).clamp_min(0.0).sqrt() - error
         upper = (square + rounding).clamp_min(0.0).sqrt() + error
-        return lower.clamp_min(0.0).square() * (1.0 - 1e-6), upper.square() * (1.0 + 1e-6)
+        return _outward(lower, upper)
 
     def sharpened(
         self,
@@ -82,6 +84,11 @@ class IntegerProduct:
         norms = queries.info[rows, _NORM] + points.info[columns, _NORM]
         errors = queries.info[rows, _ERROR] + points.info[columns, _ERROR]
         rounding = relative * distance + 2.0**-23 * (norms + errors)
-        low = (distance - rounding).clamp_min(0.0).square() * (1.0 - 1e-6)
-        high = (distance + rounding).square() * (1.0 + 1e-6)
+        low, high = _outward(distance - rounding, distance + rounding)
         return torch.maximum(lower, low), torch.minimum(upper, high)
+
+
+def _outward(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares of the ends of intervals of distances, rounded outward."""
+    below = lower.clamp_min(0.0).square() * (1.0 - 1e-6) - _TINY
+    return below.clamp_min(0.0), upper.square() * (1.0 + 1e-6) + _TINY
