@@ -340,7 +340,7 @@ class _Remembered(EmpiricalScore):
         self.ranks = score.ranks
         self.tolerance = score.tolerance
         self._trajectory = None
-        self._engine = score.engine
+        self.posteriors = score.posteriors
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None
 

@@ -30,6 +30,9 @@ from memdiff.posterior.work import WorkLedger
 
 __all__ = ["Trajectory"]
 
+# Noise levels within this factor tell about each other.
+_COMPARABLE = 2.0
+
 
 class Trajectory:
     """Winners and certified gaps of a batch of queries that move; for one thread at a time.
@@ -46,6 +49,8 @@ class Trajectory:
         self.ledger = WorkLedger()
         self.products: ProductMemory | None = None
         self._near: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._parts: dict[int, Trajectory] = {}
 
     def members(self, queries: int, dim: int, device: torch.device) -> Tensor | None:
         """Members that the queries belong to; None if they are not those of the first call."""
@@ -68,6 +73,29 @@ class Trajectory:
             return None
         return rows
 
+    def by_label(
+        self, labels: Tensor, dim: int, device: torch.device
+    ) -> dict[int, Trajectory] | None:
+        """A trajectory for the members of each label, ``(B,)``; they share the ledger.
+
+        None where the members are not those of the first call, or have changed their labels.
+        """
+        members = self.members(len(labels), dim, device)
+        if members is None:
+            return None
+        if self._labels is None:
+            self._labels = torch.full((self.size,), -1, device=device)
+            self._labels[members] = labels
+            for label in labels.unique().tolist():
+                self._parts[label] = Trajectory()
+                self._parts[label].ledger = self.ledger
+        if not torch.equal(self._labels[members], labels):
+            return None
+        for label, part in self._parts.items():
+            place = (self._labels == label).cumsum(0) - 1
+            part.rows = place[members[labels == label]]
+        return self._parts
+
     @property
     def size(self) -> int:
         """Number of members."""
@@ -79,8 +107,13 @@ class Trajectory:
         return self._near[members]
 
     def crowded(self, members: Tensor, ratio: Tensor) -> Tensor:
-        """Whether the last screen was in vain, and the noise has not fallen since."""
-        return ratio >= self._crowded[members]
+        """Whether the last screen was in vain, at this noise or somewhat less.
+
+        Samplers that try steps come back from much less noise, where a screen was in vain because
+        they were far from all points.
+        """
+        last = self._crowded[members]
+        return (ratio >= last) & (ratio <= _COMPARABLE * last)
 
     def certified(
         self,

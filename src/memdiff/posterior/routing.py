@@ -51,7 +51,7 @@ _SHORT = 8
 # From so many points on, a look at the first block pays also where all of them could be summed.
 _LOOK_POINTS = 16 * BLOCK
 # The same for a screen of integers, which costs a quarter.
-_INTEGER_POINTS = 4 * BLOCK
+_INTEGER_POINTS = 2 * BLOCK
 # So many radii from the centre squares may leave float32, and no point stands out.
 _REACH = 1e9
 # From this dimension on, torch's own products are tried where the fastest are not accurate.

@@ -22,11 +22,17 @@ class Conditions(nn.Module):
         num_points: Number of training points N.
         bandwidth: Kernel width :math:`h` for vectors; 0 asks for equality.
 
+    Attributes:
+        known: The conditions that occur, ``(L,)`` or ``(L, k)``.
+        labels: Which of them each training point has, int64 ``(N,)``.
+
     Raises:
         ValueError: If shapes do not match or the bandwidth is out of range.
     """
 
     values: Tensor
+    known: Tensor
+    labels: Tensor
 
     def __init__(self, values: Tensor, num_points: int, bandwidth: float) -> None:
         super().__init__()
@@ -45,6 +51,9 @@ class Conditions(nn.Module):
             )
         self.register_buffer("values", values if values.ndim == 1 else values.to(torch.float64))
         self.bandwidth = float(bandwidth)
+        known, labels = torch.unique(self.values, dim=0, return_inverse=True)
+        self.register_buffer("known", known, persistent=False)
+        self.register_buffer("labels", labels, persistent=False)
 
     def at(self, y: Tensor, num_queries: int) -> ConditionTerms:
         """The terms that the conditions ``y`` of some queries add to the logits.
@@ -59,20 +68,24 @@ class Conditions(nn.Module):
             raise ValueError(f"y must have shape {tuple(expected)}, got {tuple(y.shape)}.")
         if self.values.ndim == 2:
             y = y.to(torch.float64)
-        if self.bandwidth == 0.0:
-            self._require_known(y)
-        return ConditionTerms(self.values, y, self.bandwidth)
+        labels = self._labels_of(y) if self.bandwidth == 0.0 else None
+        return ConditionTerms(self.values, y, self.bandwidth, labels)
 
-    def _require_known(self, y: Tensor) -> None:
-        known = torch.unique(self.values, dim=0)
-        for condition in torch.unique(y, dim=0):
-            same = known == condition
-            if not bool((same if known.ndim == 1 else same.all(1)).any()):
+    def _labels_of(self, y: Tensor) -> Tensor:
+        """Which of the known conditions each one is, int64 ``(B,)``."""
+        labels = torch.full((len(y),), -1, device=y.device)
+        conditions, which = torch.unique(y, dim=0, return_inverse=True)
+        for place, condition in enumerate(conditions):
+            same = self.known == condition
+            found = (same if self.known.ndim == 1 else same.all(1)).nonzero()[:, 0]
+            if not len(found):
                 raise ValueError(
                     f"y holds the condition {condition.tolist()}, which no training point has, "
                     "and there the empirical loss says nothing: use a training condition, or "
                     "vector conditions with condition_bandwidth > 0."
                 )
+            labels[which == place] = found[0]
+        return labels
 
 
 class ConditionTerms:
@@ -80,10 +93,11 @@ class ConditionTerms:
 
     Attributes:
         bound: Largest finite magnitude of a term.
+        labels: Which of the known conditions each query has, ``(B,)``; None with a kernel.
     """
 
-    def __init__(self, values: Tensor, y: Tensor, bandwidth: float) -> None:
-        self.values, self.y, self.bandwidth = values, y, bandwidth
+    def __init__(self, values: Tensor, y: Tensor, bandwidth: float, labels: Tensor | None) -> None:
+        self.values, self.y, self.bandwidth, self.labels = values, y, bandwidth, labels
         self.bound = 0.0
         if bandwidth > 0 and len(y):
             reach = float(values.norm(dim=1).max() + y.norm(dim=1).max())

@@ -22,14 +22,15 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from memdiff.posterior import PartialPosterior, Posterior, PosteriorEngine, Trajectory
+from memdiff.posterior import Posterior, Trajectory
 from memdiff.posterior.certified import index_bytes
-from memdiff.posterior.sharded import Engine, ShardedEngine
-from memdiff.posterior.streamed import StreamedPoints
+from memdiff.posterior.sharded import Engine
 from memdiff.processes import ForwardProcess
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
-from memdiff.scores.conditions import Conditions, ConditionTerms
+from memdiff.scores.conditions import Conditions
+from memdiff.scores.evaluation import DifferentiableResidual, Evaluation
+from memdiff.scores.posteriors import Posteriors
 from memdiff.sources import RowData, Rows
 
 __all__ = ["EmpiricalScore", "negligible_mass"]
@@ -125,7 +126,12 @@ class EmpiricalScore(Score):
         self.tolerance = tolerance
         self._trajectory: Trajectory | None = None
         self.ranks = Ranks() if ranks is None else ranks
-        self._engine: Engine | None = None
+        self._renew_posteriors()
+
+    def _renew_posteriors(self) -> None:
+        """Posteriors of the data as they are now; views of this score share them."""
+        arguments = (self.source, self.log_prior, self.conditions, self.memory_limit, self.ranks)
+        self.posteriors = Posteriors(*arguments)
 
     def _hold(self, data: Tensor | Rows) -> None:
         """Keep the data: as a buffer where they are in memory."""
@@ -166,34 +172,7 @@ class EmpiricalScore(Score):
     @property
     def engine(self) -> Engine:
         """The posterior over the flattened training points, built at first use."""
-        if self._engine is None:
-            self._engine = (
-                self._engine_over(range(self.num_points))
-                if self.ranks.count == 1
-                else self._sharded_engine()
-            )
-        return self._engine
-
-    def _engine_over(self, part: range) -> PosteriorEngine:
-        some = slice(part.start, part.stop)
-        if self._rows is not None:
-            whole = len(part) == self.num_points
-            rows = self._rows if whole else self._rows.select(torch.arange(part.start, part.stop))
-            points: Tensor | StreamedPoints = StreamedPoints(rows)
-        else:
-            points = self.data[some].reshape(len(part), -1)
-        return PosteriorEngine(points, self.log_prior[some], memory_limit=self.memory_limit)
-
-    def _sharded_engine(self) -> ShardedEngine:
-        part = self.ranks.part(self.num_points)
-        return ShardedEngine(
-            self._engine_over(part) if len(part) else None,
-            part,
-            self.num_points,
-            self.shape.numel(),
-            self.ranks,
-            device=self.source.device,
-        )
+        return self.posteriors.whole
 
     def along(self, trajectory: Trajectory) -> Self:
         """A view that leaves out what is negligible, and remembers what was for one batch."""
@@ -203,7 +182,6 @@ class EmpiricalScore(Score):
         if self.tolerance is None and index > self.memory_limit:
             return self  # what leaves points out lies in memory, where these points shall not
         view = copy.copy(self)
-        view._engine = self.engine  # built now if it was not: one for all views
         view._trajectory = trajectory
         if view.tolerance is None:
             view.tolerance = negligible_mass(self.dtype)
@@ -235,9 +213,9 @@ class EmpiricalScore(Score):
         Returns:
             Tensor of the shape and dtype of ``x``.
         """
-        evaluate = _Evaluation(self, x, t, y, exclude, temperature)
+        evaluate = Evaluation(self, x, t, y, exclude, temperature)
         if torch.is_grad_enabled() and x.requires_grad:
-            return _DifferentiableResidual.apply(x, evaluate)
+            return DifferentiableResidual.apply(x, evaluate)
         return evaluate.residual(x)
 
     def denoise(
@@ -269,7 +247,7 @@ class EmpiricalScore(Score):
             ``x``, the statistics are float64. With a temperature other than 1, or under a
             condition, ``log_density`` is that of the weighted sum which the weights normalise.
         """
-        evaluate = _Evaluation(self, x, t, y, exclude, temperature)
+        evaluate = Evaluation(self, x, t, y, exclude, temperature)
         part = evaluate.partial(x)
         flat = x.reshape(len(x), -1).to(torch.float64)
         residual = part.residual_sum / part.total[:, None]
@@ -279,7 +257,7 @@ class EmpiricalScore(Score):
         )
         log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * evaluate.width**2).log()
         top_weight = (1.0 / part.total).clamp_max(1.0)  # a total may round to less than 1
-        spread = 2 * self.engine.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
+        spread = 2 * evaluate.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
         error = spread + part.sum_error / evaluate.scale
         error = error + 2 * torch.finfo(x.dtype).eps * mean.norm(dim=1)
         return Posterior(
@@ -318,100 +296,19 @@ class EmpiricalScore(Score):
                 f"{self.memory_limit:,}: pass fewer queries at a time, or use posterior(), which "
                 "gives the statistics of the weights without storing them."
             )
-        evaluate = _Evaluation(self, x, t, y, None, 1.0)
-        return self.engine.weights(
-            x.reshape(len(x), -1), evaluate.scale, evaluate.width, log_prior=evaluate.terms
-        )
+        return Evaluation(self, x, t, y, None, 1.0).weights(x)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> EmpiricalScore:
-        # The engine holds copies of the points in their old dtype and on their old device.
-        self._engine = None
         if self._rows is not None:
             probe = fn(torch.empty(0, dtype=self._rows.dtype, device=self._rows.device))
             if probe.dtype != self._rows.dtype:
                 self._rows = self._rows.map(partial(Tensor.to, dtype=probe.dtype))
             if probe.device != self._rows.device:
                 self._rows = self._rows.to(probe.device)
-        return super()._apply(fn, recurse)
-
-
-class _Evaluation:
-    """One validated call of the engine, for all queries at fixed times and conditions."""
-
-    def __init__(
-        self,
-        score: EmpiricalScore,
-        x: Tensor,
-        t: float | Tensor,
-        y: Tensor | None,
-        exclude: Tensor | None,
-        temperature: Tensor | float,
-    ) -> None:
-        if x.shape[1:] != score.shape or not x.is_floating_point():
-            raise ValueError(
-                f"x must be floating point with shape (B, {', '.join(map(str, score.shape))}) as "
-                f"the training data, got {x.dtype} with shape {tuple(x.shape)}."
-            )
-        time = expand_time(t, x)
-        self.engine = score.engine
-        self.tolerance, self.trajectory = score.tolerance or 0.0, score._trajectory
-        self.scale = score.process.scale(time)
-        self.sigma = score.process.std(time)
-        tau = torch.as_tensor(temperature, dtype=torch.float64, device=x.device)
-        if not bool((tau > 0).all()):
-            raise ValueError(f"temperature must be positive, got {temperature}.")
-        # Dividing the logits by a temperature is the same as widening sigma in them.
-        self.width = self.sigma * tau.sqrt()
-        self.exclude = _exclusion(exclude, x, score.num_points)
-        self.terms: ConditionTerms | None = None
-        if y is not None:
-            if score.conditions is None:
-                raise ValueError(
-                    "y was given, but the score has no conditions: pass conditions= to it."
-                )
-            self.terms = score.conditions.at(y, len(x))
-
-    def partial(self, x: Tensor, *, entropy: bool = True) -> PartialPosterior:
-        return self.engine(
-            x.detach().reshape(len(x), -1),
-            self.scale,
-            self.width,
-            log_prior=self.terms,
-            log_prior_bound=0.0 if self.terms is None else self.terms.bound,
-            exclude=self.exclude,
-            tolerance=self.tolerance,
-            trajectory=self.trajectory,
-            entropy=entropy,
-        )
-
-    def residual(self, x: Tensor) -> Tensor:
-        part = self.partial(x, entropy=False)
-        return (part.residual_sum / part.total[:, None]).reshape(x.shape).to(x.dtype)
-
-    def residual_jacobian_product(self, x: Tensor, vectors: Tensor) -> Tensor:
-        """Product of the (symmetric) Jacobian of the residual with one vector a query."""
-        flat, vector = x.reshape(len(x), -1), vectors.reshape(len(x), -1).to(torch.float64)
-        product = self.engine.covariance_product(
-            flat, self.scale, self.width, vector, log_prior=self.terms, exclude=self.exclude
-        )
-        product = (self.scale / self.width).pow(2)[:, None] * product - vector
-        return product.reshape(x.shape).to(x.dtype)
-
-
-class _DifferentiableResidual(torch.autograd.Function):
-    """The residual with the exact product of its Jacobian, without storing the weights."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, evaluate: _Evaluation) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(x)
-        ctx.evaluate = evaluate
-        return evaluate.residual(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        (x,) = ctx.saved_tensors
-        return ctx.evaluate.residual_jacobian_product(x, grads[0]), None
+        super()._apply(fn, recurse)
+        # The old ones hold copies of the points in their old dtype and on their old device.
+        self._renew_posteriors()
+        return self
 
 
 def _training_data(data: RowData) -> Tensor | Rows:
@@ -451,17 +348,3 @@ def _log_prior(weights: Tensor | None, data: Tensor | Rows) -> Tensor:
     if not bool(torch.isfinite(weights).all() & (weights >= 0).all() & (weights.sum() > 0)):
         raise ValueError("weights must be finite and non-negative with a positive sum.")
     return (weights / weights.sum()).log_()
-
-
-def _exclusion(exclude: Tensor | None, x: Tensor, num_points: int) -> Tensor | None:
-    if exclude is None:
-        return None
-    exclude = torch.as_tensor(exclude, device=x.device)
-    if exclude.shape != (len(x),) or exclude.is_floating_point():
-        raise ValueError(
-            f"exclude must hold one index a query, integers with shape ({len(x)},), "
-            f"got {exclude.dtype} with shape {tuple(exclude.shape)}."
-        )
-    if bool(((exclude < -1) | (exclude >= num_points)).any()):
-        raise ValueError(f"exclude must lie in -1 .. {num_points - 1}.")
-    return exclude.to(torch.int64)
