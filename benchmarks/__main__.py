@@ -33,6 +33,13 @@ TABLES: dict[str, Table] = {
         "products. `counted`: the share of work by counts. `locked`: evaluations that one "
         "certified point answered. `difference`: of 4 samples from those of tolerance 0.",
     ),
+    "middle": Table(
+        "benchmarks.middle",
+        "What an order of blocks could save where some points matter and others do not, by "
+        "counts. Points in the order of clusters, queries of a sampling run in groups that are "
+        "near each other. `needed`: share of the points that carry all but 1e-5 of the weight of "
+        "a query; `blocks of 16`: share of the blocks of 128 points that a group of 16 needs.",
+    ),
     "neighbors": Table(
         "benchmarks.neighbors",
         "Exact k nearest neighbours. Floor: the bare product `queries @ points.T`. `streamed`: "

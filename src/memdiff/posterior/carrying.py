@@ -46,6 +46,8 @@ class Carried:
         inside: :math:`P^T e`, ``(B, K)``.
         rest: :math:`|R e|`, ``(B,)``.
         length: :math:`\sum_j |\beta_j| |x_j|`, ``(B,)``: what rounding is relative to.
+        parts: :math:`P^T x` and :math:`R x` of all queries of the call, ``(C, K)``, ``(C, d)``.
+        place: Which of these the queries are, ``(B,)``.
     """
 
     rows: Tensor
@@ -54,6 +56,8 @@ class Carried:
     inside: Tensor
     rest: Tensor
     length: Tensor
+    parts: tuple[Tensor, Tensor]
+    place: Tensor
 
     def take(self, some: Tensor) -> Carried:
         """The same for some of the queries."""
@@ -64,6 +68,8 @@ class Carried:
             self.inside[some],
             self.rest[some],
             self.length[some],
+            self.parts,
+            self.place[some],
         )
 
     def add(self, values: Tensor, block: slice, scale: Tensor) -> None:
@@ -83,7 +89,7 @@ class Carried:
 class ProductMemory:
     """The first and the latest query of each member whose products with all points are known.
 
-    Takes ``8 M N`` bytes for ``M`` members and ``N`` points, and ``16 M d``.
+    Takes ``8 M N`` bytes for ``M`` members and ``N`` points, and ``16 M (d + K)``.
 
     Args:
         members: Number of members.
@@ -92,12 +98,14 @@ class ProductMemory:
     """
 
     def __init__(self, members: int, points: Points, split: SplitCoordinates) -> None:
-        self._points, self._split = points, split
-        shape = (2, members, points.dim)
-        device = points.device
-        self._known = torch.zeros(shape[:2], dtype=torch.bool, device=device)
-        self._query = torch.zeros(shape, dtype=torch.float64, device=device)
-        self._rest = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._split = split
+        device, double = points.device, torch.float64
+        self._known = torch.zeros(2, members, dtype=torch.bool, device=device)
+        # Of both queries: principal coordinates, the rest, and inner products of the rests.
+        self._inside = torch.zeros(2, members, split.directions, dtype=double, device=device)
+        self._rest = torch.zeros(2, members, points.dim, dtype=double, device=device)
+        self._length = torch.zeros(2, members, dtype=double, device=device)
+        self._inner = torch.zeros(3, members, dtype=double, device=device)
         self._products = tuple(
             [
                 torch.zeros(members, block.stop - block.start, device=device, dtype=torch.float32)
@@ -109,32 +117,45 @@ class ProductMemory:
     def carried(self, members: Tensor, centred: Tensor) -> Carried:
         """Queries ``(B, d)``, centred, as combinations of what is known of their members."""
         inside = centred @ self._split.basis
-        rest = centred - inside @ self._split.basis.T
-        first, last = self._rest[:, members]
-        zero, one = self._known[:, members]
+        rest = torch.addmm(centred, inside, self._split.basis.T, alpha=-1.0)
+        everything = torch.arange(len(self._known[0]), device=members.device)
+        some = slice(None) if torch.equal(members, everything) else members
+        first, last = self._rest[:, some]
+        zero, one = self._known[:, some]
+        square, mixed, latest = self._inner[:, some]
         # One after the other, orthogonalised: the two are nearly parallel.
-        across = last - _along(last, first)[:, None] * first
-        second = torch.where(one, _along(rest, across), 0.0)
-        left = rest - second[:, None] * last
-        factors = torch.stack([torch.where(zero, _along(left, first), 0.0), second])
-        lengths = self._query[:, members].norm(dim=2)
+        along, against = torch.linalg.vecdot(rest, first), torch.linalg.vecdot(rest, last)
+        tilt = _quotient(mixed, square)
+        second = _quotient(against - tilt * along, latest - tilt * mixed)
+        second = torch.where(one, second, 0.0)
+        factors = torch.stack([_quotient(along - second * mixed, square), second])
+        factors[0] = torch.where(zero, factors[0], 0.0)
+        lengths = self._length[:, some]
         wild = (factors.abs() * lengths).sum(0) > _AMPLIFICATION * centred.norm(dim=1)
-        single = torch.where(one, _along(rest, last), 0.0)
+        single = torch.where(one, _quotient(against, latest), 0.0)
         factors[0] = torch.where(wild, 0.0, factors[0])
         factors[1] = torch.where(wild, single, factors[1])
-        moved = centred - torch.einsum("jb,jbd->bd", factors, self._query[:, members])
-        inside = moved @ self._split.basis
-        beyond = (moved - inside @ self._split.basis.T).norm(dim=1)
+        moved, beyond = inside, rest
+        for factor, old, other in zip(factors, self._inside[:, some], (first, last), strict=True):
+            moved = torch.addcmul(moved, factor[:, None], old, value=-1.0)
+            beyond = torch.addcmul(beyond, factor[:, None], other, value=-1.0)
         length = (factors.abs() * lengths).sum(0)
-        return Carried(members, factors.T, self._products, inside, beyond, length)
+        place = torch.arange(len(members), device=members.device)
+        known = (moved, beyond.norm(dim=1), length, (inside, rest), place)
+        return Carried(members, factors.T, self._products, *known)
 
-    def start(self, members: Tensor, centred: Tensor) -> Tensor:
-        """Choose where the products of queries will be kept; :meth:`put` is for them."""
+    def start(self, carried: Carried) -> Tensor:
+        """Choose where the products of queries will be kept; :meth:`multiply` is for them."""
+        members, (inside, rest) = carried.rows, carried.parts
         slot = self._known[0, members].long()
         self._known[slot, members] = True
-        self._query[slot, members] = centred
-        inside = centred @ self._split.basis
-        self._rest[slot, members] = centred - inside @ self._split.basis.T
+        self._inside[slot, members] = inside[carried.place]
+        self._rest[slot, members] = rest[carried.place]
+        square = self._inside[slot, members].square().sum(1)
+        self._length[slot, members] = (square + rest[carried.place].square().sum(1)).sqrt()
+        first, last = self._rest[:, members]
+        for place, (one, other) in enumerate(((first, first), (first, last), (last, last))):
+            self._inner[place, members] = torch.linalg.vecdot(one, other)
         return slot
 
     def multiply(
@@ -183,7 +204,7 @@ def summed(
     centred = x - scale[:, None] * points.centre
     variance, rows = sigma**2, carried.rows
     query = (centred if fresh else carried.inside).to(torch.float32)
-    slot = memory.start(rows, centred) if fresh else rows
+    slot = memory.start(carried) if fresh else rows
     strength = (LOG2E * scale / variance).to(torch.float32)[:, None]
     curvature = scale**2 / variance
     shared = bool((curvature == curvature[0]).all())
@@ -228,7 +249,6 @@ def summed(
     return result
 
 
-def _along(vectors: Tensor, direction: Tensor) -> Tensor:
-    """Coefficient of the projection of each vector, ``(B,)``; 0 along a vanishing direction."""
-    square = torch.linalg.vecdot(direction, direction)
-    return torch.linalg.vecdot(vectors, direction) / square.clamp_min(1e-300)
+def _quotient(above: Tensor, below: Tensor) -> Tensor:
+    """Coefficient of a projection; 0 along a vanishing direction."""
+    return torch.where(below > 1e-300, above / below.clamp_min(1e-300), 0.0)

@@ -225,7 +225,7 @@ class _Call:
             return everything
         pruner, merged = self.pruner, self.pruner.merged
         near = self.trajectory.near(self.members)
-        some = (near >= 0).nonzero()[:, 0]
+        some = ((near >= 0) & self.trajectory.has_gap(self.members)).nonzero()[:, 0]
         if not len(some):
             return everything
         winner = self.parent.points.gather(merged.representative[near[some]])
@@ -323,8 +323,10 @@ class _Call:
 
     def dense(self, rows: Tensor, route: _Dense, entropy: bool) -> None:
         """Answer the rest by all points."""
+        if not len(rows):
+            return
         carried = self._carried(rows)
-        if self.memory is not None and carried is not None and len(rows):
+        if self.memory is not None and carried is not None:
             points, split = self.parent.points, self.pruner.split
             x, scale, sigma = self.x[rows], self.scale[rows], self.sigma[rows]
             error = logit_error(points, x, scale, sigma, torch.float32)

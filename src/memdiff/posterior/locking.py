@@ -115,6 +115,10 @@ class Trajectory:
         last = self._crowded[members]
         return (ratio >= last) & (ratio <= _COMPARABLE * last)
 
+    def has_gap(self, members: Tensor) -> Tensor:
+        """Whether one group has all the weight at the last evaluation that looked."""
+        return self._gap[members] > 0
+
     def certified(
         self,
         members: Tensor,
