@@ -72,6 +72,33 @@ def test_error_of_carried_logits_is_bounded():
     assert torch.equal(bare.residual_sum, ours.residual_sum) and bare.entropy_sum.isnan().all()
 
 
+def test_the_rest_is_the_least_that_two_queries_leave():
+    """Against least squares: coefficients of another normal equation leave more."""
+    points, split, x = setting(4)
+    members = torch.arange(QUERIES)
+    one, prior = (
+        torch.ones(QUERIES).double(),
+        Prior(torch.zeros(NUM).double(), None, None, members),
+    )
+    memory = ProductMemory(QUERIES, points, split)
+    rests, residual = [], torch.eye(DIM).double() - split.basis @ split.basis.T
+    for moved in (x, 0.9 * x + 0.1 * points.gather(members + 50)):
+        centred = moved - points.centre
+        carried = memory.carried(members, centred)
+        summed(points, split, moved, one, one, prior, memory, carried, fresh=True, entropy=False)
+        rests.append(centred @ residual)
+    some = torch.tensor([5, 2, 3])
+    centred = 0.5 * x + 0.5 * points.gather(members + 100) - points.centre
+    for rows in (members, some):
+        carried = memory.carried(rows, centred[rows])
+        basis = torch.stack(rests, 2)[rows]
+        target = (centred[rows] @ residual)[:, :, None]
+        best = torch.linalg.lstsq(basis, target).solution
+        torch.testing.assert_close(carried.factors, best[:, :, 0], rtol=1e-6, atol=1e-9)
+        left = (target - basis @ best)[:, :, 0].norm(dim=1)
+        torch.testing.assert_close(carried.rest, left, rtol=1e-8, atol=1e-12)
+
+
 def test_error_of_reduced_logits_is_bounded():
     points, split, x = setting(4)
     scale, sigma = torch.full((QUERIES,), 0.9).double(), torch.full((QUERIES,), 1.3).double()
