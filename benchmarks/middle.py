@@ -99,9 +99,8 @@ def _by_cluster(data: Tensor) -> tuple[Tensor, Tensor]:
 
 def _needed(x: Tensor, data: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
     """The fewest points of each query that carry all but the tolerance; the heaviest of them."""
-    points = data.double()
-    logits = torch.stack([-((row - points) ** 2).sum(1) for row in x.double()]) / (2 * sigma**2)
-    weights = logits.softmax(1)
+    squares = torch.cdist(x.double(), data.double()) ** 2
+    weights = (-squares / (2 * sigma**2)).softmax(1)
     sorted_, order = weights.sort(1)
     needed = torch.zeros_like(weights, dtype=torch.bool)
     needed.scatter_(1, order, sorted_.cumsum(1) > TOLERANCE)

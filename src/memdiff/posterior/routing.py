@@ -124,7 +124,7 @@ class Routes:
                 careful = route == _DENSE_CAREFUL
                 part = dense(self.points, *some, *dtypes, careful=careful, entropy=entropy)
             elif route == _SCREENED:
-                part = screened(self.points, *some, self.dropped_mass, self.memory_limit)
+                part, _ = screened(self.points, *some, self.dropped_mass, self.memory_limit)
             else:
                 part = direct(self.points, *some, self.memory_limit)
             if route in (_DENSE, _DENSE_CAREFUL, _DENSE_MIXED) and self.dtype == torch.float32:
@@ -150,26 +150,29 @@ class Routes:
         Returns:
             The sums, and the queries that are not among them, int64.
         """
-        crowded = self._crowded(x, scale, sigma, prior, integers=True)
         reach = _REACH * scale * self.points.radius
-        crowded |= (x - scale[:, None] * self.points.centre).norm(dim=1) > reach
+        wild = (x - scale[:, None] * self.points.centre).norm(dim=1) > reach
         result = PartialPosterior.empty(len(x), self.dim, x.device)
-        rows = (~crowded).nonzero()[:, 0]
+        rows = (~wild).nonzero()[:, 0]
         if len(rows):
             some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
             limits = (self.dropped_mass, self.memory_limit)
-            result.put(rows, screened(self.points, *some, *limits, integers=True))
-        return result, crowded.nonzero()[:, 0]
+            most = 1.0 + min(BLOCK, self.num) / self._candidate_cost
+            part, crowded = screened(self.points, *some, *limits, integers=True, most=most)
+            wild[rows] = crowded
+            result.put(rows, part)
+        return result, wild.nonzero()[:, 0]
 
-    def _crowded(
-        self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, *, integers: bool = False
-    ) -> Tensor:
+    @property
+    def _candidate_cost(self) -> float:
+        """Inner products of a screen that one more candidate is worth."""
+        return _GATHER_COST + _GATHER_COORDINATES / self.dim
+
+    def _crowded(self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior) -> Tensor:
         """Whether a look at the first points tells that a screen keeps too many, ``(B,)``."""
         probe = slice(0, min(BLOCK, self.num))
-        arguments = (self.points, x, scale, sigma, prior, probe, self.dropped_mass)
-        kept = crowd(*arguments, integers=integers)
-        cost = _GATHER_COST + _GATHER_COORDINATES / self.dim
-        return (kept - 1) * cost > probe.stop
+        kept = crowd(self.points, x, scale, sigma, prior, probe, self.dropped_mass)
+        return (kept - 1) * self._candidate_cost > probe.stop
 
     def _choices(
         self, x: Tensor, scale: Tensor, sigma: Tensor, prior: Prior, tolerance: float

@@ -28,8 +28,9 @@ def screened(
     memory_limit: int,
     *,
     integers: bool = False,
-) -> PartialPosterior:
-    """Sums over the points that :func:`screen` keeps.
+    most: float = math.inf,
+) -> tuple[PartialPosterior, Tensor]:
+    """Sums over the points that :func:`screen` keeps, and which queries are crowded, ``(B,)``.
 
     Args:
         points: The training points.
@@ -40,12 +41,23 @@ def screened(
         dropped_mass: Share of the weight that what is left out may carry.
         memory_limit: Bound in bytes of temporary memory.
         integers: Whether the product is of 8-bit integers; only if the points have them.
+        most: Points of the first block that may be kept; queries with more are crowded, and get
+            empty sums.
     """
-    everything = blocks(points.num, BLOCK)
-    limits = (dropped_mass, memory_limit)
-    rows, columns = screen(points, x, scale, sigma, prior, everything, *limits, integers=integers)
-    counts = torch.bincount(rows, minlength=len(x))
     result = PartialPosterior.empty(len(x), points.dim, x.device)
+    everything = blocks(points.num, BLOCK)
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers)
+    first = reach.keep(everything[0])
+    crowded = torch.bincount(first[0], minlength=len(x)) > most
+    if bool(crowded.any()):
+        rows = (~crowded).nonzero()[:, 0]
+        if len(rows):
+            some = (x[rows], scale[rows], sigma[rows], prior.take(rows))
+            limits = (dropped_mass, memory_limit)
+            result.put(rows, screened(points, *some, *limits, integers=integers)[0])
+        return result, crowded
+    rows, columns = _screened(reach, [first], everything[1:], memory_limit)
+    counts = torch.bincount(rows, minlength=len(x))
     # Queries of similar candidate counts go together, padded to the largest of them.
     bucket = counts.clamp_min(1).log2().ceil()
     for size in bucket.unique():
@@ -54,7 +66,7 @@ def screened(
         candidates = _padded(members, rows, columns, counts)
         result.put(members, direct(points, *arguments, memory_limit, candidates))
     result.sum_error = result.sum_error + 2 * dropped_mass * scale * points.radius
-    return result
+    return result, crowded
 
 
 def screen(
@@ -75,11 +87,18 @@ def screen(
     margin that covers the rounding of the product.
     """
     reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    return _screened(reach, [], some, memory_limit)
+
+
+def _screened(
+    reach: _Reach,
+    found: list[tuple[Tensor, Tensor, Tensor]],
+    some: list[slice],
+    memory_limit: int,
+) -> tuple[Tensor, Tensor]:
+    """Pairs within reach, of those found before and of further blocks."""
     for block in some:
-        values, grouped = reach.look(block)
-        rows, columns = grouped.reaching(reach.bound)
-        found.append((rows, columns + block.start, values[rows, columns]))
+        found.append(reach.keep(block))
         if sum(len(part[0]) for part in found) * 32 > memory_limit:
             found = [_filter(found, reach.bound)]
     rows, columns, _ = _filter(found, reach.bound)
@@ -94,11 +113,9 @@ def crowd(
     prior: Prior,
     block: slice,
     dropped_mass: float,
-    *,
-    integers: bool = False,
 ) -> Tensor:
     """How many points of one block :func:`screen` would keep of each query, ``(B,)``."""
-    reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers)
+    reach = _Reach(points, x, scale, sigma, prior, dropped_mass, integers=False)
     values, _ = reach.look(block)
     return (values >= reach.bound[:, None]).sum(1)
 
@@ -157,6 +174,12 @@ class _Reach:
         bound = torch.nextafter(bound, torch.full_like(bound, -math.inf))
         self.bound = torch.where(self.top == -math.inf, math.inf, bound)
         return values, grouped
+
+    def keep(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Pairs (query, point) of a block within reach, and their values."""
+        values, grouped = self.look(block)
+        rows, columns = grouped.reaching(self.bound)
+        return rows, columns + block.start, values[rows, columns]
 
     def _lowered(self, value: Tensor) -> Tensor:
         """What is certain of one of a logit and its value, of which the other is given."""
