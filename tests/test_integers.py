@@ -13,6 +13,7 @@ CPU = torch.device("cpu")
 def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(products, "_chosen", {})
     monkeypatch.setenv("MEMDIFF_CACHE", str(tmp_path))
+    monkeypatch.delenv("MEMDIFF_INTEGERS", raising=False)
 
 
 def planted(kind, dtype, dim=300):
@@ -73,6 +74,22 @@ def test_the_choice_is_measured_and_remembered(monkeypatch):
     assert integers_pay(700, CPU) and integers_pay(800, CPU)
     assert len(calls) == 1
     assert not integers_pay(32, CPU) and not integers_pay(700, torch.device("meta"))
+
+
+def test_the_choice_can_be_made_by_hand(monkeypatch):
+    monkeypatch.setattr(integers, "_faster", lambda size: "yes")
+    monkeypatch.setattr(integers, "_right", lambda *arguments: True)
+    monkeypatch.setenv("MEMDIFF_INTEGERS", "0")
+    assert not integers_pay(700, CPU)
+    monkeypatch.setattr(integers, "_faster", lambda size: "no")
+    monkeypatch.setenv("MEMDIFF_INTEGERS", "1")
+    assert integers_pay(700, CPU)
+    monkeypatch.setattr(integers, "_right", lambda *arguments: False)
+    with pytest.raises(ValueError, match="no right product of 8-bit integers"):
+        integers_pay(700, CPU)
+    monkeypatch.setenv("MEMDIFF_INTEGERS", "yes")
+    with pytest.raises(ValueError, match="MEMDIFF_INTEGERS must be 0"):
+        integers_pay(700, CPU)
 
 
 @pytest.mark.parametrize("break_it", ["missing", "wrong", "refused"])

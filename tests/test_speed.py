@@ -58,6 +58,15 @@ def test_floor_is_two_products_by_the_fastest_single_precision_path():
     assert json.loads(json.dumps(found.to_dict()))["chosen"] == found.chosen
 
 
+@pytest.mark.parametrize("integers", [False, True])
+def test_the_copy_in_integers_is_counted_and_its_product_shown(monkeypatch, integers):
+    monkeypatch.setattr(speed, "integers_pay", lambda dimension, device: integers)
+    found = measure_speed(300, 50, 100, budget=1.0)
+    assert found.integers == integers
+    assert ("torch int8" in {path.name for path in found.paths}) == integers
+    assert found.data_mb == pytest.approx((9 if integers else 8) * 300 * 50 / 1e6)
+
+
 def test_the_measurement_keeps_to_its_budget_at_any_size(monkeypatch):
     monkeypatch.undo()
     found = measure_speed(10**9, 256, 10**6, budget=2.0)

@@ -12,6 +12,7 @@ so that they tell which rows can be near, and never more than that.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -126,13 +127,39 @@ def integers_pay(dimension: int, device: torch.device) -> bool:
     """Whether screens in integers are faster than in float32 on this machine.
 
     Measured once a machine and class of dimensions in some hundredths of a second and remembered,
-    as :func:`~memdiff.products.gemm_path` does. False where torch has no product of integers
-    (the function is a private one), or it is wrong, or the device is not the CPU.
+    as :func:`~memdiff.products.gemm_path` does; ``MEMDIFF_INTEGERS`` set to 0 or 1 decides without.
+    False where torch has no product of integers (the function is a private one), or it is wrong,
+    or the device is not the CPU.
+
+    Raises:
+        ValueError: If ``MEMDIFF_INTEGERS`` is something else, or 1 where there is no product.
     """
-    if device.type != "cpu" or dimension < _LEAST_DIMENSION:
+    wish = os.environ.get("MEMDIFF_INTEGERS", "")
+    if wish not in ("", "0", "1"):
+        raise ValueError(f"MEMDIFF_INTEGERS must be 0 (never) or 1 (always), got {wish!r}.")
+    if device.type != "cpu" or dimension < _LEAST_DIMENSION or wish == "0":
         return False
     size = dimension_class(dimension)
+    if wish == "1":
+        if not _right(IntegerRows.of(torch.ones(16, size)), torch.ones(64, size), ProductBuffer()):
+            raise ValueError(
+                "MEMDIFF_INTEGERS must be 0 or unset here: torch has no right product of 8-bit "
+                "integers on this machine."
+            )
+        return True
     return remembered(f"8-bit d <= {size}", lambda: _faster(size)) == "yes"
+
+
+def _right(query: IntegerRows, points: Tensor, buffer: ProductBuffer) -> bool:
+    """Whether products of integers are there, and exact."""
+    others = IntegerRows.of(points)
+    try:
+        found = query.products(others, buffer)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    mine, theirs = query.codes.to(torch.float64), others.codes.to(torch.float64)
+    expected = torch.mm(mine, theirs.T) * others.step
+    return torch.allclose(found.to(torch.float64), expected, rtol=1e-6, atol=0.0)
 
 
 def _faster(dimension: int) -> str:
@@ -144,23 +171,19 @@ def _faster(dimension: int) -> str:
     query = IntegerRows.of(torch.randn(_QUERIES, dimension, generator=generator).abs())
     plain = query.codes.to(torch.float32)
     buffer = ProductBuffer()
-    try:
-        # A few first: where torch multiplies integers one by one, all would take seconds.
-        for queries, size, share in ((16, 64, _HOPELESS), (_QUERIES, BLOCK, _SHARE)):
-            fast, slow = [], []
-            for _ in range(5):
-                start = time.perf_counter()
-                found = query[:queries].products(others[:size], buffer)
-                middle = time.perf_counter()
-                torch.mm(plain[:queries], points[:size].T)
-                fast.append(middle - start)
-                slow.append(time.perf_counter() - middle)
-            if min(fast) > share * min(slow):
-                return "no"
-            codes = (part.codes.to(torch.float64) for part in (query[:queries], others[:size]))
-            expected = torch.mm(next(codes), next(codes).T) * others.step[:size]
-            if not torch.allclose(found.to(torch.float64), expected, rtol=1e-6, atol=0.0):
-                return "no"
-    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
-        return "no"
-    return "yes"
+    # A few first: where torch multiplies integers one by one, all would take seconds.
+    for queries, size, share in ((16, 64, _HOPELESS), (_QUERIES, BLOCK, _SHARE)):
+        rows, some = query[:queries], others[:size]
+        if queries < _QUERIES and not _right(rows, points[:size], buffer):
+            return "no"
+        fast, slow = [], []
+        for _ in range(5):
+            start = time.perf_counter()
+            rows.products(some, buffer)
+            middle = time.perf_counter()
+            torch.mm(plain[:queries], points[:size].T)
+            fast.append(middle - start)
+            slow.append(time.perf_counter() - middle)
+        if min(fast) > share * min(slow):
+            return "no"
+    return "yes" if _right(query, points, buffer) else "no"

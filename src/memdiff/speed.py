@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memdiff.integers import IntegerRows, ProductBuffer, integers_pay
 from memdiff.processes import EDM
 from memdiff.products import available_paths, gemm_path
 from memdiff.samplers import Heun, sample
@@ -86,6 +87,7 @@ class Speed:
         paths: The matrix products, fastest first within each dtype.
         chosen: Name of the path that the engine takes here for float32 points: the first word
             of a product's name (see ``MEMDIFF_GEMM``).
+        integers: Whether screens take products of 8-bit integers here (see ``MEMDIFF_INTEGERS``).
         floor_seconds: Both products at the sizes asked for, by the fastest in float32.
         evaluations: Expected time of one evaluation by noise level (in standard deviations of
             the data).
@@ -93,7 +95,8 @@ class Speed:
         measured_points: Number of points that was measured.
         fixed_share: Share of the sampling time at that number that does not grow with it, by a
             straight line through two sizes.
-        data_mb: Memory of the points and of the centred copy that the engine keeps, in MB.
+        data_mb: Memory of the points and of the copies that the engine keeps (one centred and, with
+            ``integers``, one of a quarter of that), in MB.
         seconds: Time that this measurement took.
         note: How far the numbers are to be trusted.
     """
@@ -104,6 +107,7 @@ class Speed:
     threads: int
     paths: tuple[MatrixProduct, ...]
     chosen: str
+    integers: bool
     floor_seconds: float
     evaluations: dict[str, Expectation]
     sampling: Expectation
@@ -177,6 +181,7 @@ def measure_speed(
         report("sampling", sizes.index(size) + 1, len(sizes))
     fixed = _fixed_share({size: min(times) for size, times in runs.items()})
     grow = points / measured
+    integers = integers_pay(dimension, torch.device("cpu"))
     whole = queries / batch
     return Speed(
         points=points,
@@ -185,6 +190,7 @@ def measure_speed(
         threads=torch.get_num_threads(),
         paths=tuple(paths),
         chosen=gemm_path(dimension, torch.float32, torch.device("cpu")).name,
+        integers=integers,
         floor_seconds=floor * points * whole,
         evaluations={
             f"{level:g}": _expect(times, grow, 0.0, whole) for level, times in levels.items()
@@ -192,7 +198,7 @@ def measure_speed(
         sampling=_expect(runs[measured], grow, fixed, whole),
         measured_points=measured,
         fixed_share=fixed,
-        data_mb=2 * 4e-6 * points * dimension,
+        data_mb=(9e-6 if integers else 8e-6) * points * dimension,
         seconds=time.perf_counter() - started,
         note=_note(points, measured, fixed),
     )
@@ -213,6 +219,9 @@ def _paths(batch: int, dimension: int, budget: float) -> list[MatrixProduct]:
             others = {key: path for key, path in available_paths().items() if key != "torch"}
             for key, path in others.items():
                 forms[f"{key} {name}"] = partial(path.logits, a, b, None)
+    if integers_pay(dimension, torch.device("cpu")):
+        rows = IntegerRows.of(torch.ones(width, dimension))
+        forms["torch int8"] = partial(rows[:batch].products, rows, ProductBuffer())
     for form in forms.values():
         form()
     seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -226,7 +235,7 @@ def _paths(batch: int, dimension: int, budget: float) -> list[MatrixProduct]:
     paths = [
         MatrixProduct(n, work / min(times), work / max(times)) for n, times in seconds.items()
     ]
-    order = ["float32", "float64", "bfloat16"]
+    order = ["float32", "float64", "bfloat16", "int8"]
     return sorted(paths, key=lambda path: (order.index(path.name.split()[-1]), -path.gflops))
 
 

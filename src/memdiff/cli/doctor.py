@@ -85,11 +85,12 @@ def _print_speed(speed: Speed) -> None:
     chosen = next(name for name in single if name.split()[0] == speed.chosen)
     for path in speed.paths:
         mark = "  <- chosen" if path.name == chosen else ""
+        mark = "  <- for screens" if path.name.endswith("int8") else mark
         rates = f"{path.gflops:.3g} GFLOP/s at best, {path.typical:.3g} typical"
         print(f"product   {path.name:<20} {rates}{mark}")
     print(
         f"size      N = {speed.points:,}, d = {speed.dimension:,}, {speed.queries:,} queries, "
-        f"{speed.threads} threads; points and their copy take {speed.data_mb:,.0f} MB"
+        f"{speed.threads} threads; points and their copies take {speed.data_mb:,.0f} MB"
     )
     print(f"floor     {_duration(speed.floor_seconds)} for the two products of one evaluation")
     for level, expected in speed.evaluations.items():
