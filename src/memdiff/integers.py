@@ -127,9 +127,9 @@ def integers_pay(dimension: int, device: torch.device) -> bool:
     """Whether screens in integers are faster than in float32 on this machine.
 
     Measured once a machine and class of dimensions in some hundredths of a second and remembered,
-    as :func:`~memdiff.products.gemm_path` does; ``MEMDIFF_INTEGERS`` set to 0 or 1 decides without.
-    False where torch has no product of integers (the function is a private one), or it is wrong,
-    or the device is not the CPU.
+    as :func:`~memdiff.products.gemm_path` does; ``MEMDIFF_INTEGERS`` set to 0 or 1 decides
+    without. False where torch has no product of integers (the function is a private one), or it
+    is wrong, or the device is not the CPU.
 
     Raises:
         ValueError: If ``MEMDIFF_INTEGERS`` is something else, or 1 where there is no product.

@@ -95,8 +95,8 @@ class Speed:
         measured_points: Number of points that was measured.
         fixed_share: Share of the sampling time at that number that does not grow with it, by a
             straight line through two sizes.
-        data_mb: Memory of the points and of the copies that the engine keeps (one centred and, with
-            ``integers``, one of a quarter of that), in MB.
+        data_mb: Memory of the points and of the copies that the engine keeps (one centred and,
+            with ``integers``, one of a quarter of that), in MB.
         seconds: Time that this measurement took.
         note: How far the numbers are to be trusted.
     """

@@ -35,7 +35,7 @@ class PosteriorEngine:
         points: Training points with shape ``(N, d)``, float32 or float64, or what reads them.
         log_prior: :math:`\log \pi_n` with shape ``(N,)``; None for ``-log N``.
         memory_limit: Bound in bytes of temporary memory. Of points in memory the engine keeps a
-            centred copy besides.
+            centred copy besides and, where screens of 8-bit integers pay, one in these.
 
     Attributes:
         points: What the routes read.

@@ -50,6 +50,8 @@ class EmpiricalScore(Score):
     weights are multiplied by :math:`\exp(-|y - y_n|^2 / (2 h^2))`, which extends the minimiser
     between training conditions (:math:`h \to 0` recovers it, :math:`h \to \infty` gives the
     unconditional score). Called without ``y``, a conditional score is the unconditional one.
+    Conditions that are compared for equality and have 256 points each on average get a posterior
+    of their own, which sees no other points and takes a copy of its own.
 
     The score is differentiable once with respect to ``x``: its Jacobian
     :math:`m^2 \mathrm{Cov}_w / \sigma^4 - I / \sigma^2` is exact.
