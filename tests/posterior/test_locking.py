@@ -107,6 +107,28 @@ def test_any_caller_gets_bounded_answers(seed, jumps):
             x, scale = factor[:, None] * x, factor * scale
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["in order", "reversed"])
+def test_members_at_different_noise_keep_their_products(order):
+    """Some are given up at once and others after a screen: what is kept must stay with its own."""
+    generator = torch.Generator().manual_seed(4)
+    engine, trajectory = PosteriorEngine(POINTS), Trajectory()
+    x = 20.0 * torch.randn(8, DIM, generator=generator, dtype=torch.float64)
+    one, level = torch.ones(8).double(), torch.full((8,), 20.0).double()
+    less = torch.where(torch.arange(8) % 2 == 0, 20.0, 12.0).double()
+    rows = torch.arange(8) if order > 0 else torch.arange(7, -1, -1)
+    engine(x, one, level, tolerance=1e-6, trajectory=trajectory)
+    trajectory.rows = rows
+    for sigma in (less, less, 0.9 * less, 0.5 * less):
+        x = x + 0.1 * (POINTS[:8].double() - x)
+        found = engine(x[rows], one, sigma[rows], tolerance=1e-6, trajectory=trajectory)
+        exact = engine(x[rows], one, sigma[rows])
+        mean = found.residual_sum / found.total[:, None]
+        truth = exact.residual_sum / exact.total[:, None]
+        torch.testing.assert_close(mean, truth, rtol=0, atol=1e-3)
+    levels = trajectory.ledger.levels()
+    assert sum(level.carried for level in levels) > 0
+
+
 def test_locked_answers_cost_a_point_each():
     engine, trajectory = PosteriorEngine(POINTS), Trajectory()
     x = POINTS[:6].double() + 0.05

@@ -16,6 +16,7 @@ dimensions replaces one in ``d``; elsewhere it makes the split bound sharper.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,9 +77,14 @@ class Carried:
         """Add ``scale`` times the combination of earlier products to ``(B, K)`` in place."""
         for factor, products in zip(self.factors.T, self.products, strict=True):
             part = products[block.start // BLOCK]
-            if len(self.rows) < len(part):
+            if not self._everything:
                 part = part[self.rows]
             values.addcmul_((scale * factor).to(values.dtype)[:, None], part)
+
+    @cached_property
+    def _everything(self) -> bool:
+        """Whether these are all members, in order."""
+        return _in_order(self.rows, len(self.products[0][0]))
 
     def error(self, points: Points, scale: Tensor) -> Tensor:
         """Bound of the rounding of the combination times ``scale``, ``(B,)``."""
@@ -118,8 +124,7 @@ class ProductMemory:
         """Queries ``(B, d)``, centred, as combinations of what is known of their members."""
         inside = centred @ self._split.basis
         rest = torch.addmm(centred, inside, self._split.basis.T, alpha=-1.0)
-        everything = torch.arange(len(self._known[0]), device=members.device)
-        some = slice(None) if torch.equal(members, everything) else members
+        some = slice(None) if _in_order(members, len(self._known[0])) else members
         first, last = self._rest[:, some]
         zero, one = self._known[:, some]
         square, mixed, latest = self._inner[:, some]
@@ -164,9 +169,10 @@ class ProductMemory:
         """Products ``query @ near.T`` with a block of points, which are kept, ``(B, K)``."""
         values = gemm_path(query.shape[1], query.dtype, query.device).logits(query, near, None)
         number = block.start // BLOCK
+        everything = _in_order(members, len(self._known[0]))
         for place, products in enumerate(self._products):
-            if len(members) == len(products[number]) and bool((slot == place).all()):
-                products[number] = values  # all members, in order
+            if everything and bool((slot == place).all()):
+                products[number] = values
                 return values
         for place, products in enumerate(self._products):
             rows = (slot == place).nonzero()[:, 0]
@@ -247,6 +253,13 @@ def summed(
     result.sum_error = roundoff * scale * points.radius
     result.sum_error += 4 * unit_roundoff(torch.float64) * centred.norm(dim=1)
     return result
+
+
+def _in_order(members: Tensor, count: int) -> bool:
+    """Whether these are all ``count`` members, in order."""
+    return len(members) == count and torch.equal(
+        members, torch.arange(count, device=members.device)
+    )
 
 
 def _quotient(above: Tensor, below: Tensor) -> Tensor:

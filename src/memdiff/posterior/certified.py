@@ -216,7 +216,8 @@ class _Call:
         if self._combinations is None:
             centred = self.x - self.scale[:, None] * self.pruner.split.centre
             self._combinations = self.memory.carried(self.members, centred)
-        return self._combinations if len(rows) == len(self.x) else self._combinations.take(rows)
+        # In the order of the rows: what was given up earlier may stand before the rest.
+        return self._combinations.take(rows)
 
     def locked(self) -> Tensor:
         """Answer what one point is certified for."""
@@ -258,7 +259,7 @@ class _Call:
         if len(rest) >= 4 * _PROBE and 2 * int((known < 0).sum()) > len(rest):
             probe = torch.linspace(0, len(rest) - 1, _PROBE, device=rest.device).long()
             if float(self._crowds(rest[probe], known[probe]).double().mean()) > 0.75:
-                return self._crowded(torch.cat([left, rest]))
+                return self._crowded(torch.cat([left, rest]).sort().values)
         if not len(rest):
             return left
         kept = self._screen(rest, known)
@@ -275,7 +276,7 @@ class _Call:
             gap = torch.where(single, kept.gap[good], -math.inf)
             point = self.x[rows] / self.scale[rows, None]
             trajectory.record_gaps(self.members[rows], point, self.ratio[rows], gap)
-        return torch.cat([left, self._crowded(rest[kept.crowded])])
+        return torch.cat([left, self._crowded(rest[kept.crowded])]).sort().values
 
     def _limit(self, rows: Tensor) -> Tensor:
         """Groups that may be kept of each query before summing over all points is cheaper."""
