@@ -157,3 +157,20 @@ def test_another_dtype_renews_the_posteriors():
     score.double()
     assert score.posteriors is not first
     assert score.residual(x.double(), 0.2, y).dtype == torch.float64
+
+
+def test_loaded_data_and_conditions_are_those_that_answer():
+    """Catches posteriors and labels of what was there before the state was loaded."""
+    points, labels, x, y = data()
+    ours = EmpiricalScore(points.flip(0), VE(), conditions=labels.roll(700))
+    ours.residual(x, 0.2, y)
+    ours.residual(x, 0.2)
+    loaded = EmpiricalScore(points, VE(), conditions=labels)
+    ours.load_state_dict(loaded.state_dict())
+    for condition in (y, None):
+        found, expected = (score.residual(x, 0.2, condition) for score in (ours, loaded))
+        assert torch.equal(found, expected)
+    other = torch.where(labels == 3, 9, labels)  # a label that was unknown here before
+    ours.load_state_dict(EmpiricalScore(points, VE(), conditions=other).state_dict())
+    renamed = torch.where(y == 3, 9, y)
+    assert torch.equal(ours.residual(x, 0.2, renamed), loaded.residual(x, 0.2, y))

@@ -7,6 +7,7 @@ share it. The kernel :math:`K_h(y - y_n) = \exp(-|y - y_n|^2 / (2 h^2))` extends
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,10 @@ class Conditions(nn.Module):
         known, labels = torch.unique(self.values, dim=0, return_inverse=True)
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("labels", labels, persistent=False)
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super()._load_from_state_dict(*arguments, **options)
+        self.known, self.labels = torch.unique(self.values, dim=0, return_inverse=True)
 
     def at(self, y: Tensor, num_queries: int) -> ConditionTerms:
         """The terms that the conditions ``y`` of some queries add to the logits.

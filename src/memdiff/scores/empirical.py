@@ -300,6 +300,10 @@ class EmpiricalScore(Score):
             )
         return Evaluation(self, x, t, y, None, 1.0).weights(x)
 
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super()._load_from_state_dict(*arguments, **options)
+        self._renew_posteriors()  # the old ones hold copies of the points that were here
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> EmpiricalScore:
         if self._rows is not None:
             probe = fn(torch.empty(0, dtype=self._rows.dtype, device=self._rows.device))
