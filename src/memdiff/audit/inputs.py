@@ -92,9 +92,11 @@ def prepare(
     sets = list(align_categories(*sets))
     check_comparable(*sets)
     samples, training = sets[0], sets[1]
-    training.require_at_least(2, "an audit compares distances to different training points")
+    training.require_at_least(
+        2, "because an audit compares distances to different training points"
+    )
     if len(sets) > 2:
-        sets[2].require_at_least(2, "one held-out point is no null; leave it out")
+        sets[2].require_at_least(2, "because one held-out point is no null: leave it out")
     flat: Tensor | Rows = training.x.flatten(1)
     exact = duplicate_groups(flat)
     if exact.num_groups < 2:
