@@ -18,7 +18,7 @@ from torch import Tensor
 
 from memdiff.sources.files import ArrayFile
 from memdiff.sources.read_ahead import ReadAhead
-from memdiff.sources.storage import Selection, Shards, Storage
+from memdiff.sources.storage import Joined, Selection, Shards, Storage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -272,6 +272,29 @@ class Rows:
         rows._prepare()
         return rows
 
+    @classmethod
+    def joined(cls, parts: Sequence[RowData], name: str = "data") -> Rows:
+        """Several sets of points as one, one after the other and each as a vector; not copied.
+
+        Args:
+            parts: The sets, of one row shape and dtype, at least one.
+            name: What error messages call the whole.
+
+        Raises:
+            ValueError: If they differ in row shape or dtype.
+
+        Example:
+            >>> joined = Rows.joined([torch.zeros(2, 3), Rows(torch.ones(4, 3))])
+            >>> len(joined), joined.gather(torch.tensor([5, 0]))[:, 0].tolist()
+            (6, [1.0, 0.0])
+        """
+        views = [_Flat(Rows(part, name)) for part in parts]
+        rows = copy.copy(views[0].rows)
+        rows.name, rows._functions = name, ()
+        rows._storage = Joined(views, rows.device)
+        rows._prepare()
+        return rows
+
     def flatten(self, start_dim: int = 1) -> Rows:
         """Points as vectors, ``(N, d)``; ``start_dim`` must be 1, as rows stay rows."""
         if start_dim != 1:
@@ -329,6 +352,22 @@ class Rows:
                 f"infinity, the first at index {first_bad}: remove or repair them."
             )
         return Moments(mean, scatter, smallest, largest)
+
+
+class _Flat:
+    """Rows as a storage of vectors, functions applied: what :meth:`Rows.joined` joins."""
+
+    sequential = False
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.on_disk, self.dtype = rows.on_disk, rows.dtype
+        self.row_shape = (rows.features,)
+        self.row_bytes = rows.features * rows.dtype.itemsize
+        self.read, self.gather, self.read_into = rows.read, rows.gather, rows.read_into
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def _flattened(points: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from memdiff.sources.files import ArrayFile
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Selection", "Shards", "Storage"]
+__all__ = ["Joined", "Selection", "Shards", "Storage"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8)
 
@@ -217,6 +217,62 @@ class Selection:
     def gather(self, index: Tensor) -> Tensor:
         """The rows at ``index`` of the selection."""
         return self._storage.gather(self._index[index.cpu()])
+
+
+class Joined:
+    """Several storages of one row shape and dtype, one after the other.
+
+    Args:
+        parts: The storages, at least one; anything that reads and gathers rows as they do.
+        device: Where gathered rows arrive.
+
+    Raises:
+        ValueError: If they differ in row shape or dtype.
+    """
+
+    sequential = False  # each part reads ahead for itself
+
+    def __init__(self, parts: Sequence[Storage], device: torch.device) -> None:
+        first = parts[0]
+        for part in parts[1:]:
+            if part.row_shape != first.row_shape or part.dtype != first.dtype:
+                raise ValueError(
+                    f"joined rows must have one shape and dtype, got {first.row_shape} and "
+                    f"{first.dtype}, then {part.row_shape} and {part.dtype}."
+                )
+        self._parts, self._device = tuple(parts), device
+        self._ends = torch.tensor([len(part) for part in parts]).cumsum(0)
+        self.row_shape, self.dtype = first.row_shape, first.dtype
+        self.row_bytes = first.row_bytes
+        self.on_disk = any(part.on_disk for part in parts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop``."""
+        pieces, begin = [], 0
+        for part, end in zip(self._parts, self._ends.tolist(), strict=True):
+            if start < end and stop > begin:
+                pieces.append(part.read(max(start - begin, 0), min(stop, end) - begin))
+            begin = end
+        return torch.cat([piece.to(self._device) for piece in pieces])
+
+    def read_into(self, start: int, out: Tensor) -> None:
+        """Fill ``out`` with rows from ``start`` on."""
+        out.copy_(self.read(start, start + len(out)))
+
+    def gather(self, index: Tensor) -> Tensor:
+        """The rows at ``index``."""
+        index = index.cpu()
+        out = torch.empty(len(index), *self.row_shape, dtype=self.dtype, device=self._device)
+        place = torch.searchsorted(self._ends, index, right=True)
+        for number, part in enumerate(self._parts):
+            here = (place == number).nonzero()[:, 0]
+            if len(here):
+                begin = int(self._ends[number - 1]) if number else 0
+                out[here.to(self._device)] = part.gather(index[here] - begin).to(self._device)
+        return out
 
 
 def _mapping(array: Tensor | np.ndarray) -> mmap.mmap | None:
