@@ -75,7 +75,7 @@ def authenticity(
         (0.5, [0.1, 1.5])
     """
     found = Distances.resolve(distances, generated, train, heldout)
-    if group_duplicates and found.groups.num_groups < 2:
+    if group_duplicates and found.duplicates.num_groups < 2:
         raise ValueError(
             f"train must hold at least 2 groups of points, got {found.size('train')} points that "
             f"are all duplicates of one."

@@ -280,10 +280,10 @@ def _partition(found: Distances, cells: int, components: int, seed: int) -> dict
     names = ("generated", "train", "heldout")
     if cells == 1:
         return {name: np.zeros(found.size(name), dtype=np.int64) for name in names}
-    if not 1 <= cells <= found.groups.num_groups:
+    if not 1 <= cells <= found.duplicates.num_groups:
         raise ValueError(
             f"cells must lie between 1 and the number of distinct training points "
-            f"{found.groups.num_groups}, got {cells}."
+            f"{found.duplicates.num_groups}, got {cells}."
         )
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA

@@ -36,6 +36,10 @@ class Distances:
         metric: ``"euclidean"`` or ``"cosine"``.
         tolerance: Distance (always Euclidean) up to which training points count as duplicates of
             each other; 0 groups identical rows only.
+        groups: For ``"train"`` and ``"heldout"`` one label per point, int64 ``(N,)`` and ``(H,)``:
+            points that belong together (a patient's scans, the frames of a video). Labels are
+            shared between the sets. :meth:`apart` and leave-one-out searches among held-out
+            points then leave out the whole group.
         variants: Further versions of the points of a set (``"generated"``, ``"heldout"``,
             ``"train"``), such as mirrored images, each with the rows of the set. As a query, a
             point is as close as the closest of its versions; what is searched stays as given.
@@ -63,6 +67,7 @@ class Distances:
         heldout: RowData | None = None,
         metric: str = "euclidean",
         tolerance: float = 0.0,
+        groups: Mapping[str, Tensor] | None = None,
         variants: Mapping[str, Sequence[RowData]] | None = None,
         memory_limit: int = MEMORY_LIMIT,
         ranks: Ranks | None = None,
@@ -96,8 +101,28 @@ class Distances:
         self.tolerance = tolerance
         self.memory_limit = memory_limit
         self.ranks = Ranks() if ranks is None else ranks
+        self.groups = self._checked_groups(groups)
         self._found: dict[tuple[str, str, bool], Neighbors] = {}
-        self._groups: DuplicateGroups | None = None
+        self._duplicates: dict[str, DuplicateGroups] = {}
+        self._values: Tensor | None = None
+
+    def _checked_groups(self, groups: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The labels of groups on the CPU, for both sets or for none."""
+        given = {name: torch.as_tensor(labels).cpu() for name, labels in (groups or {}).items()}
+        wanted = {"train", "heldout"} if self.has_heldout else {"train"}
+        if given and not wanted <= set(given):
+            raise ValueError(
+                f"groups must have labels for {' and '.join(sorted(wanted))}, got them for "
+                f"{', '.join(sorted(given))}."
+            )
+        for name in wanted if given else ():
+            labels = given[name]
+            if labels.shape != (self.size(name),) or labels.dtype != torch.int64:
+                raise ValueError(
+                    f"groups[{name!r}] must be int64 with shape ({self.size(name)},), got "
+                    f"{labels.dtype} with shape {tuple(labels.shape)}."
+                )
+        return {name: given[name] for name in wanted} if given else {}
 
     @classmethod
     def resolve(
@@ -159,16 +184,69 @@ class Distances:
             )
 
     @property
-    def groups(self) -> DuplicateGroups:
-        """Duplicates among the training points."""
-        if self._groups is None:
-            self._groups = duplicate_groups(
-                self._sets["train"],
+    def duplicates(self) -> DuplicateGroups:
+        """Duplicates among the training points, within ``tolerance``."""
+        return self._duplicates_of("train")
+
+    def _duplicates_of(self, name: str) -> DuplicateGroups:
+        if name not in self._duplicates:
+            self._duplicates[name] = duplicate_groups(
+                self._sets[name],
                 self.tolerance,
                 memory_limit=self.memory_limit,
                 ranks=self.ranks,
             )
-        return self._groups
+        return self._duplicates[name]
+
+    @property
+    def values(self) -> Tensor:
+        """Which pool points are identical: int64 ``(N + H,)``, one label per distinct value.
+
+        The pool is the training points, then the held-out points.
+        """
+        if self._values is None:
+            names = ("train", "heldout") if self.has_heldout else ("train",)
+            pool = Rows.joined([self._sets[name] for name in names], "the pool")
+            found = duplicate_groups(pool, memory_limit=self.memory_limit, ranks=self.ranks)
+            self._values = found.labels.cpu()
+        return self._values
+
+    def kin(self, name: str) -> Tensor:
+        """Labels of points that do not count as each other's next neighbour, int64.
+
+        The groups that were given, else duplicates within ``tolerance``.
+        """
+        return self.groups[name] if self.groups else self._duplicates_of(name).labels.cpu()
+
+    def apart(self, name: str, target: str, k: int, which: Tensor | None = None) -> Neighbors:
+        """The nearest point of each of the ``k`` nearest kins (:meth:`kin`) of a set.
+
+        Args:
+            name: The set whose points ask.
+            target: ``"train"`` or ``"heldout"``, another set than ``name``.
+            k: Number of kins, at most as many as there are.
+            which: int64, the points that ask; all by default.
+
+        Returns:
+            Neighbors with ``k`` columns, on the CPU.
+        """
+        labels = self.kin(target)
+        found = []
+        for version in (self._sets[name], *self._variants.get(name, ())):
+            rows = version if which is None else Rows(version, name).select(which)
+            found.append(
+                nearest_distinct(
+                    rows,
+                    self._sets[target],
+                    labels,
+                    k,
+                    metric=self.metric,
+                    memory_limit=self.memory_limit,
+                    ranks=self.ranks,
+                )
+            )
+        best = found[0] if len(found) == 1 else _closest(found, k, labels)
+        return Neighbors(best.distances.cpu(), best.indices.cpu())
 
     def to_train(self, name: str, k: int = 1, *, distinct: bool = False) -> Neighbors:
         """The ``k`` nearest training points of each point of a set.
@@ -189,7 +267,7 @@ class Distances:
         return self._neighbors(name, "heldout", k, False)
 
     def _neighbors(self, name: str, target: str, k: int, distinct: bool) -> Neighbors:
-        distinct = distinct and self.groups.num_redundant > 0
+        distinct = distinct and self.duplicates.num_redundant > 0
         key = (name, target, distinct)
         found = self._found.get(key)
         if found is None or found.distances.shape[1] < k:
@@ -199,26 +277,16 @@ class Distances:
     def _search(self, name: str, target: str, k: int, distinct: bool) -> Neighbors:
         versions = (self._sets[name], *self._variants.get(name, ()))
         found = [self._search_version(rows, name, target, k, distinct) for rows in versions]
-        return found[0] if len(found) == 1 else self._closest(found, target, k, distinct)
-
-    def _closest(self, found: list[Neighbors], target: str, k: int, distinct: bool) -> Neighbors:
-        """The nearest ``k`` over versions, each point (or group) once."""
-        distances = torch.cat([part.distances for part in found], 1)
-        indices = torch.cat([part.indices for part in found], 1)
-        distances, order = distances.sort(dim=1, stable=True)
-        indices = indices.gather(1, order)
-        same = self.groups.labels.to(indices.device)[indices] if distinct else indices
-        # Column j repeats an earlier one; k versions hold at least k different points.
-        repeats = (same[:, :, None] == same[:, None, :]).tril(-1).any(2)
-        rank = repeats.to(torch.int64).argsort(dim=1, stable=True)[:, :k]
-        return Neighbors(distances.gather(1, rank), indices.gather(1, rank))
+        if len(found) == 1:
+            return found[0]
+        return _closest(found, k, self.duplicates.labels if distinct else None)
 
     def _search_version(
         self, queries: RowData, name: str, target: str, k: int, distinct: bool
     ) -> Neighbors:
         points = self._sets[target]
         if distinct:
-            labels = self.groups.labels
+            labels = self.duplicates.labels
             return nearest_distinct(
                 queries,
                 points,
@@ -230,6 +298,18 @@ class Distances:
                 ranks=self.ranks,
             )
         exclude: Tensor | None = None
+        if name == target and name in self.groups and target == "heldout":
+            labels = self.groups[name]
+            return nearest_distinct(
+                queries,
+                points,
+                labels,
+                k,
+                metric=self.metric,
+                exclude=labels,
+                memory_limit=self.memory_limit,
+                ranks=self.ranks,
+            )
         if name == target:
             exclude = torch.arange(self.size(name))
         return nearest(
@@ -241,6 +321,19 @@ class Distances:
             memory_limit=self.memory_limit,
             ranks=self.ranks,
         )
+
+
+def _closest(found: Sequence[Neighbors], k: int, labels: Tensor | None) -> Neighbors:
+    """The nearest ``k`` over versions of the queries, each point (or label) once."""
+    distances = torch.cat([part.distances for part in found], 1)
+    indices = torch.cat([part.indices for part in found], 1)
+    distances, order = distances.sort(dim=1, stable=True)
+    indices = indices.gather(1, order)
+    same = indices if labels is None else labels.to(indices.device)[indices]
+    # Column j repeats an earlier one; k versions hold at least k different points.
+    repeats = (same[:, :, None] == same[:, None, :]).tril(-1).any(2)
+    rank = repeats.to(torch.int64).argsort(dim=1, stable=True)[:, :k]
+    return Neighbors(distances.gather(1, rank), indices.gather(1, rank))
 
 
 def _require_finite(rows: Rows, name: str, memory_limit: int) -> None:

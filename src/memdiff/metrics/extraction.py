@@ -154,7 +154,7 @@ def extraction(
         )
     near = found.to_train("generated")
     scores, indices = near.distances[:, 0], near.indices[:, 0]
-    labels, sizes = found.groups.labels, found.groups.sizes
+    labels, sizes = found.duplicates.labels, found.duplicates.sizes
     labels, sizes = labels.to(scores.device), sizes.to(scores.device)
     distinct, m = len(sizes), len(scores)
     null = None

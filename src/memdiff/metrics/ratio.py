@@ -53,7 +53,7 @@ def ratio(
 
     Duplicated training points make :math:`d_1 \approx d_2` and hide their copies, so :math:`d_2`
     is the distance to the first point of a *different* group of duplicates (those of
-    ``distances.groups``: identical points, or points within its tolerance).
+    ``distances.duplicates``: identical points, or points within its tolerance).
 
     The share has no universal zero: :math:`P(d_1/d_2 < k) = k^r` for perfect samples in intrinsic
     dimension :math:`r`, 1/9 in the plane at 1/3. Compare with ``chance`` and with ``null``.
@@ -92,7 +92,7 @@ def ratio(
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}.")
     found = Distances.resolve(distances, generated, train, heldout)
-    groups = found.groups
+    groups = found.duplicates
     if group_duplicates and groups.num_groups < 2:
         raise ValueError(
             f"train must hold at least 2 groups of points, got {len(groups.labels)} points that "
@@ -131,6 +131,6 @@ def _ratios(found: Distances, name: str, distinct: bool) -> tuple[Tensor, int]:
 
 def _dimension(found: Distances) -> float | None:
     """Two-nearest-neighbour dimension of one point of each group of duplicates."""
-    near = found.to_train("train", 2, distinct=True).distances[found.groups.representatives()]
+    near = found.to_train("train", 2, distinct=True).distances[found.duplicates.representatives()]
     mean_log = float((near[:, 1] / near[:, 0]).log().mean())
     return None if mean_log == 0.0 else 1.0 / mean_log  # a lattice has no scale of its own

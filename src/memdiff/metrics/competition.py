@@ -1,0 +1,314 @@
+r"""Competition: whom is each sample nearest to, a training point or a held-out decoy?
+
+Training and held-out points make one *pool*. If the model knows nothing of which pool points were
+trained on, their labels are exchangeable given the samples, **whatever the model does** (collapse,
+too little variance, one class only) and whatever the data are (ties, atoms, several scales). A
+statistic that orders pool points without looking at their labels then has an exact permutation
+law, and held-out points are decoys: what falls on them by chance tells what falls on training
+points by chance.
+
+For a sample :math:`g`: :math:`d_1` is its smallest distance to the pool, :math:`d_2` the smallest
+distance to a pool point outside the tie at :math:`d_1` and outside the kin of its nearest point
+(its duplicates, or its group), and :math:`r_g = d_1/d_2`. Tied pool points share the sample in
+equal parts.
+
+What is exchanged are *units*: pool points or, where points belong together, whole groups. Units
+that are tied for good, because their points are identical, form one *cell*: a cell has
+:math:`a` training and :math:`b` held-out units, and all samples on it fall on all of them.
+
+The assumption is exchangeability of the units; :mod:`memdiff.metrics.exchangeability` tests it.
+
+References:
+    Elias, Gygi, *Target-decoy search strategy*, Nature Methods 4 (2007). Barber, Candes,
+    *Controlling the false discovery rate via knockoffs*, Annals of Statistics 43 (2015).
+    Reconstructed: their use for memorisation, with ties, groups and the ratio as the score.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from memdiff.metrics.distances import Distances
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Cells", "Competition", "compete"]
+
+_TIE = 1.0 + 1e-9  # relative: distances of a lattice are equal up to rounding
+_NEIGHBOURS = (4, 32, 256)
+"""Neighbours per set that are asked for, one after the other, until ties are complete."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells on which samples fall; arrays of one entry per cell.
+
+    Attributes:
+        train: Number of training units in the cell, float64 ``(C,)``.
+        heldout: Number of held-out units, float64 ``(C,)``.
+    """
+
+    train: np.ndarray
+    heldout: np.ndarray
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """Units in each cell."""
+        return self.train + self.heldout
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """Share of the cell that training units hold."""
+        return self.train / self.size
+
+
+@dataclass(frozen=True, eq=False)
+class Competition:
+    """How the samples fall on the pool.
+
+    Attributes:
+        ratios: :math:`r_g`, float64 ``(M,)``; 1 for samples whose ties are too many to tell.
+        distances: :math:`d_1`, float64 ``(M,)``.
+        train: Distance to and index of the nearest training point, ``(M,)`` each.
+        heldout: The same of the nearest held-out point.
+        sample: Sample of each hit, int64 ``(L,)``.
+        cell: Cell of each hit, int64 ``(L,)``.
+        share: Part of the sample that falls on that cell, float64 ``(L,)``; parts of one sample
+            add up to 1.
+        cells: The cells that are hit.
+        train_units: Number of training units in the whole pool.
+        heldout_units: Number of held-out units.
+        undecided: Number of samples that are tied with more than 256 points (or groups) of a
+            set; they fall on no cell.
+    """
+
+    ratios: np.ndarray
+    distances: np.ndarray
+    train: tuple[np.ndarray, np.ndarray]
+    heldout: tuple[np.ndarray, np.ndarray]
+    sample: np.ndarray
+    cell: np.ndarray
+    share: np.ndarray
+    cells: Cells
+    train_units: int
+    heldout_units: int
+    undecided: int
+
+    @property
+    def samples(self) -> int:
+        """Number of samples M."""
+        return len(self.ratios)
+
+    @property
+    def odds(self) -> float:
+        """Training units per held-out unit: the expected chance hits on train per decoy."""
+        return self.train_units / self.heldout_units
+
+    @cached_property
+    def target_share(self) -> np.ndarray:
+        """Share of each sample that falls on training units, float64 ``(M,)``."""
+        import numpy as np
+
+        return np.bincount(
+            self.sample, self.share * self.cells.target[self.cell], minlength=self.samples
+        )
+
+    @cached_property
+    def closest(self) -> np.ndarray:
+        """Smallest ratio of the samples on each cell, float64 ``(C,)``."""
+        import numpy as np
+
+        best = np.full(len(self.cells.train), np.inf)
+        np.minimum.at(best, self.cell, self.ratios[self.sample])
+        return best
+
+    def weights(self, within: float = math.inf) -> np.ndarray:
+        """Samples on each cell, those with a ratio of at most ``within``; float64 ``(C,)``."""
+        import numpy as np
+
+        inside = self.ratios[self.sample] <= within
+        return np.bincount(
+            self.cell[inside], self.share[inside], minlength=len(self.cells.train)
+        )
+
+    def order(self, within: float) -> tuple[np.ndarray, np.ndarray]:
+        """The cells in the order of closeness, without a look at labels.
+
+        Cells of one unit come first: of a value that several pool points hold, a sample is no
+        copy of one of them. Then by the closest ratio, then the smaller cell.
+
+        Args:
+            within: Largest ratio.
+
+        Returns:
+            The cells, int64 ``(m,)``, and where runs of ties end (exclusive), int64 ``(e,)``.
+        """
+        import numpy as np
+
+        found = np.flatnonzero(self.closest <= within)
+        several = self.cells.size[found] > 1
+        keys = np.stack([several, self.closest[found], self.cells.size[found]])
+        order = np.lexsort(keys[::-1])
+        keys = keys[:, order]
+        new = (np.abs(np.diff(keys, axis=1)) > 1e-9 * np.abs(keys[:, 1:])).any(0)
+        ends = np.append(np.flatnonzero(new), len(found) - 1) + 1 if len(found) else found
+        return found[order], ends
+
+
+def compete(found: Distances) -> Competition:
+    """Let training and held-out points compete for the samples.
+
+    Takes one search of the samples in each set; samples with incomplete ties are searched for
+    again. Memory: a few hundred bytes per sample and tie, beside the searches.
+
+    Args:
+        found: Distances with held-out points; their ``groups`` are the units where given.
+
+    Returns:
+        The competition.
+
+    Raises:
+        ValueError: If there are no held-out points.
+
+    Example:
+        >>> train, heldout = torch.tensor([[0.0], [4.0]]), torch.tensor([[10.0], [20.0]])
+        >>> distances = Distances(
+        ...     generated=torch.tensor([[0.5], [16.0]]), train=train, heldout=heldout
+        ... )
+        >>> result = compete(distances)
+        >>> [round(ratio, 3) for ratio in result.ratios], result.target_share.tolist()
+        ([0.143, 0.667], [1.0, 0.0])
+    """
+    import numpy as np
+
+    found.require_heldout("a competition")
+    size, m = found.size("train"), found.size("generated")
+    ratios, first = np.ones(m), np.zeros(m)
+    nearest = {name: (np.zeros(m), np.zeros(m, dtype=np.int64)) for name in ("train", "heldout")}
+    hits: list[tuple[np.ndarray, np.ndarray]] = []
+    waiting = np.arange(m)
+    for number, k in enumerate(_NEIGHBOURS):
+        if not len(waiting):
+            break
+        which = None if number == 0 else torch.from_numpy(waiting)
+        sides = {}
+        for name in ("train", "heldout"):
+            most = min(k, len(found.kin(name).unique()))
+            near = found.apart("generated", name, most, which)
+            sides[name] = (near.distances.numpy(), near.indices.numpy(), most < k)
+            nearest[name][0][waiting] = near.distances[:, 0].numpy()
+            nearest[name][1][waiting] = near.indices[:, 0].numpy()
+        merged = _merge(sides, found, size)
+        ratios[waiting], first[waiting] = merged.ratios, merged.first
+        row, column = np.nonzero(merged.tied & merged.complete[:, None])
+        hits.append((waiting[row], merged.points[row, column]))
+        waiting = waiting[~merged.complete]
+    ratios[waiting] = 1.0
+    sample = np.concatenate([part for part, _ in hits])
+    point = np.concatenate([part for _, part in hits])
+    return _competition(found, ratios, first, nearest, sample, point, len(waiting))
+
+
+@dataclass(frozen=True, eq=False)
+class _Merged:
+    """Neighbours of both sets side by side, nearest first."""
+
+    points: np.ndarray  # index in the pool
+    tied: np.ndarray
+    first: np.ndarray
+    ratios: np.ndarray
+    complete: np.ndarray
+
+
+def _merge(
+    sides: dict[str, tuple[np.ndarray, np.ndarray, bool]], found: Distances, size: int
+) -> _Merged:
+    import numpy as np
+
+    (d_train, i_train, all_train), (d_held, i_held, all_held) = sides["train"], sides["heldout"]
+    distance = np.concatenate([d_train, d_held], 1)
+    points = np.concatenate([i_train, i_held + size], 1)
+    first = distance.min(1)
+    tied = distance <= first[:, None] * _TIE
+    # Ties that fill all neighbours of a set may go on behind them.
+    open_train = tied[:, : d_train.shape[1]].all(1) & (not all_train)
+    open_held = tied[:, d_train.shape[1] :].all(1) & (not all_held)
+    beyond = np.where(tied, np.inf, distance)
+    if found.groups:
+        kin = np.concatenate([found.kin("train").numpy(), found.kin("heldout").numpy()])
+        mine = kin[points[np.arange(len(points)), distance.argmin(1)]]
+        beyond[kin[points] == mine[:, None]] = np.inf
+    second = beyond.min(1)
+    done = ~(open_train | open_held)
+    ratios = np.where(first == 0.0, 0.0, first / np.where(first == 0.0, 1.0, second))
+    ratios[np.isinf(second)] = 1.0  # nothing to compare with
+    return _Merged(points, tied, first, ratios, done)
+
+
+def _competition(
+    found: Distances,
+    ratios: np.ndarray,
+    first: np.ndarray,
+    nearest: dict[str, tuple[np.ndarray, np.ndarray]],
+    sample: np.ndarray,
+    point: np.ndarray,
+    undecided: int,
+) -> Competition:
+    """Spread hits on points over the cells of their values, or over the groups of these."""
+    import numpy as np
+
+    size = found.size("train")
+    values = found.values.numpy()
+    is_train = np.arange(len(values)) < size
+    # One hit per sample and value, with the number of points that hold the value as its weight.
+    key = np.unique(np.stack([sample, values[point]]), axis=1)
+    sample, value = key[0], key[1]
+    count = np.bincount(values)
+    share = count[value] / np.bincount(sample, count[value], minlength=len(ratios))[sample]
+    if not found.groups:
+        used, cell = np.unique(value, return_inverse=True)
+        cells = Cells(
+            np.bincount(values[is_train], minlength=len(count))[used].astype(float),
+            np.bincount(values[~is_train], minlength=len(count))[used].astype(float),
+        )
+        units = (size, len(values) - size)
+    else:
+        labels = np.concatenate([found.groups[name].numpy() for name in ("train", "heldout")])
+        unit_of = np.unique(2 * _numbered(labels) + is_train, return_inverse=True)
+        unit, trained = unit_of[1].reshape(-1), (unit_of[0] % 2).astype(bool)
+        units = (int(trained.sum()), int((~trained).sum()))
+        # A value may be held in several groups: its hits go to each by its number of points.
+        pairs, points = np.unique(np.stack([values, unit]), axis=1, return_counts=True)
+        start = np.searchsorted(pairs[0], value, side="left")
+        length = np.searchsorted(pairs[0], value, side="right") - start
+        place = np.repeat(start - (length.cumsum() - length), length) + np.arange(length.sum())
+        sample, value = np.repeat(sample, length), np.repeat(value, length)
+        share = np.repeat(share, length) * points[place] / count[value]
+        used, cell = np.unique(pairs[1][place], return_inverse=True)
+        cells = Cells(trained[used].astype(float), (~trained[used]).astype(float))
+    return Competition(
+        ratios=ratios,
+        distances=first,
+        train=nearest["train"],
+        heldout=nearest["heldout"],
+        sample=sample,
+        cell=cell.reshape(-1),
+        share=share,
+        cells=cells,
+        train_units=units[0],
+        heldout_units=units[1],
+        undecided=undecided,
+    )
+
+
+def _numbered(labels: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return np.unique(labels, return_inverse=True)[1].reshape(-1)
