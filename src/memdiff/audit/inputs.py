@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from memdiff.audit.belonging import GroupsSource, take_groups
 from memdiff.data import (
     STREAM_ABOVE,
     Dataset,
@@ -19,15 +21,39 @@ from memdiff.data import (
     from_rows,
     load,
 )
+from memdiff.metrics.relabelling import train_counts
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
 from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
-__all__ = ["AuditInputs", "Source", "distinct_points", "duplicate_distance", "prepare"]
+__all__ = ["AuditInputs", "Overlap", "Source", "duplicate_distance", "prepare"]
 
 _ASKED = 20_000
+_DRAWS = 999
+_UNLIKELY = 0.01
 
 Source = Dataset | Tensor | np.ndarray | Rows | str | Path
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Values that training and held-out data share.
+
+    Attributes:
+        heldout: Index of the held-out points that equal a training point, in the data as given.
+        samples: Number of samples on such values.
+        expected: Number of samples on them if samples repeated them as often as training points
+            repeat each other.
+        p_value: Probability of so many samples by chance: small where a split has leaked and the
+            leaked points were copied.
+        dropped: Whether they were left out, with the samples on them.
+    """
+
+    heldout: tuple[int, ...]
+    samples: int
+    expected: float
+    p_value: float
+    dropped: bool
 
 
 @dataclass(frozen=True)
@@ -37,23 +63,33 @@ class AuditInputs:
     Attributes:
         generated: The samples.
         train: The training data.
-        heldout: Held-out data without what overlaps with the training data, or None.
+        heldout: Held-out data, or None.
+        groups: Labels of points that belong together, of ``train`` and ``heldout``; empty where
+            none were given.
         duplicates: Groups of duplicated training points.
-        tolerance: Distance up to which points count as duplicates, in units of the data.
-        overlap: Index of the removed held-out points in the held-out data as given.
-        overlap_kept: Number of held-out points that equal a training point and were kept, as the
-            data repeat by nature (tables).
+        tolerance: Distance up to which points count as duplicates, in units of the data; 0 for
+            tables, whose columns have units of their own.
+        overlap: Values that training and held-out data share.
         repeated_samples: Number of samples that equal an earlier sample exactly.
+        samples_on_train: Number of samples that equal a training point exactly.
+        compared: Index of the points that the tests compare, of ``train`` and ``heldout``: all,
+            or the first of each value where one set was cleaned of duplicates and the other not.
+        problems: Reasons why no verdict is possible, as sentences.
+        notes: What a reader should know, as sentences.
     """
 
     generated: Dataset
     train: Dataset
     heldout: Dataset | None
+    groups: Mapping[str, Tensor]
     duplicates: DuplicateGroups
     tolerance: float
-    overlap: tuple[int, ...]
-    overlap_kept: int
+    overlap: Overlap
     repeated_samples: int
+    samples_on_train: int
+    compared: Mapping[str, Tensor]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
     @property
     def sets(self) -> dict[str, Dataset]:
@@ -68,9 +104,11 @@ def prepare(
     heldout: Source | None,
     duplicate_tolerance: float,
     *,
+    groups: GroupsSource | None = None,
+    drop_overlap: bool = False,
     ranks: Ranks | None = None,
 ) -> AuditInputs:
-    """Load, check and clean the sets.
+    """Load the sets, make them comparable, and look for what would mislead a test.
 
     Args:
         generated: Samples: a data set, an array ``(M, *S)``, rows on disk, or what
@@ -78,6 +116,8 @@ def prepare(
         train: Training data.
         heldout: Data of the same law that the model has not seen, or None.
         duplicate_tolerance: See :class:`~memdiff.audit.AuditSettings`.
+        groups: See :func:`memdiff.audit.belonging.take_groups`.
+        drop_overlap: Whether to leave out values that train and held-out share.
         ranks: Processes that share the searches; each makes the same call.
 
     Returns:
@@ -88,49 +128,187 @@ def prepare(
             or if there are fewer than two distinct training points.
     """
     given = {"generated": generated, "train": train, "heldout": heldout}
-    sets = [_dataset(name, source) for name, source in given.items() if source is not None]
-    sets = list(align_categories(*sets))
-    check_comparable(*sets)
-    samples, training = sets[0], sets[1]
-    training.require_at_least(
+    sets = {
+        name: _dataset(name, source) for name, source in given.items() if source is not None
+    }
+    labels: dict[str, Tensor] = {}
+    if groups is not None:
+        sets, labels = take_groups(sets, groups)
+    sets = dict(zip(sets, align_categories(*sets.values()), strict=True))
+    check_comparable(*sets.values())
+    sets["train"].require_at_least(
         2, "because an audit compares distances to different training points"
     )
-    if len(sets) > 2:
-        sets[2].require_at_least(2, "because one held-out point is no null: leave it out")
-    flat: Tensor | Rows = training.x.flatten(1)
-    exact = duplicate_groups(flat)
-    if exact.num_groups < 2:
+    if "heldout" in sets:
+        sets["heldout"].require_at_least(2, "because one held-out point is no null: leave it out")
+    values = _values(sets, ranks)
+    if len(values["train"].unique()) < 2:
         raise ValueError(
-            f"{training.title} holds {len(training)} copies of one point; an audit needs at least "
-            "two different training points."
+            f"{sets['train'].title} holds {len(sets['train'])} copies of one point; an audit "
+            "needs at least two different training points."
         )
-    distinct = distinct_points(flat, exact)
-    most = max(len(training), len(sets[2]) if len(sets) > 2 else 0)
-    tolerance = duplicate_distance(distinct, duplicate_tolerance, most, ranks=ranks)
-    groups = duplicate_groups(flat, tolerance, ranks=ranks) if tolerance > 0 else exact
-    fresh, overlap, kept = (
-        _without_overlap(sets[2], training, tolerance, exact, ranks)
-        if len(sets) > 2
-        else (None, (), 0)
-    )
+    overlap, keep = _overlap(values, drop_overlap)
+    if keep:
+        for name, index in keep.items():
+            _require_left(sets[name], index)
+            if name in labels:
+                labels[name] = labels[name][index]
+            sets[name] = sets[name].subset(index)
+            values[name] = values[name][index]
+    compared, notes = _compared(values, labels)
+    tolerance = _tolerance(sets, values["train"], duplicate_tolerance, ranks)
+    flat: Tensor | Rows = sets["train"].x.flatten(1)
+    seen = torch.isin(values["generated"], values["train"])
     return AuditInputs(
-        generated=samples,
-        train=training,
-        heldout=fresh,
-        duplicates=groups,
+        generated=sets["generated"],
+        train=sets["train"],
+        heldout=sets.get("heldout"),
+        groups=labels,
+        duplicates=duplicate_groups(flat, tolerance, ranks=ranks),
         tolerance=tolerance,
         overlap=overlap,
-        overlap_kept=kept,
-        repeated_samples=duplicate_groups(samples.x.flatten(1)).num_redundant,
+        repeated_samples=len(values["generated"]) - len(values["generated"].unique()),
+        samples_on_train=int(seen.sum()),
+        compared=compared,
+        problems=_problems(values),
+        notes=(*notes, *_notes(values)),
     )
 
 
-def distinct_points(points: Tensor | Rows, groups: DuplicateGroups) -> Tensor | Rows:
-    """One point of each group ``(num_groups, e)``; rows on disk stay there."""
-    if groups.num_redundant == 0:
-        return points
-    first = groups.representatives()
-    return points.select(first) if isinstance(points, Rows) else points[first]
+def _dataset(name: str, source: Source) -> Dataset:
+    if isinstance(source, Dataset):
+        return source.renamed(name)
+    if isinstance(source, np.memmap) and source.nbytes > STREAM_ABOVE:
+        source = Rows(source, name)
+    if isinstance(source, Rows):
+        return from_rows(source, name=name)
+    if isinstance(source, (Tensor, np.ndarray)):
+        return from_array(source, name=name)
+    return load(source, name=name, stream_above=STREAM_ABOVE)
+
+
+def _values(sets: Mapping[str, Dataset], ranks: Ranks | None) -> dict[str, Tensor]:
+    """Labels of identical points, shared by all sets."""
+    joined = Rows.joined([data.x for data in sets.values()], "the points")
+    labels = duplicate_groups(joined, ranks=ranks).labels.cpu()
+    parts = labels.split([len(data) for data in sets.values()])
+    return dict(zip(sets, parts, strict=True))
+
+
+def _overlap(values: Mapping[str, Tensor], drop: bool) -> tuple[Overlap, dict[str, Tensor]]:
+    """The overlap, and what is kept of each set where it is dropped (nothing to do: empty)."""
+    if "heldout" not in values:
+        return Overlap((), 0, 0.0, 1.0, False), {}
+    from scipy.stats import binom
+
+    shared = values["train"][torch.isin(values["train"], values["heldout"])].unique()
+    inside = {name: torch.isin(labels, shared) for name, labels in values.items()}
+    samples, m = int(inside["generated"].sum()), len(values["generated"])
+    # How often a point has the value of another one, among training points.
+    counts = torch.bincount(values["train"])
+    natural = float((counts[values["train"]] > 1).to(torch.float64).mean())
+    p_value = float(binom.sf(samples - 1, m, natural)) if samples else 1.0
+    index = tuple(inside["heldout"].nonzero()[:, 0].tolist())
+    dropped = drop and bool(index)
+    overlap = Overlap(index, samples, m * natural, p_value, dropped)
+    if not dropped:
+        return overlap, {}
+    return overlap, {name: (~mask).nonzero()[:, 0] for name, mask in inside.items()}
+
+
+def _require_left(data: Dataset, index: Tensor) -> None:
+    least = 1 if data.name == "generated" else 2
+    if len(index) < least:
+        raise ValueError(
+            f"without the values that train and heldout share, {data.title} has {len(index)} of "
+            f"its {len(data)} points left; at least {least} are needed: leave drop_overlap out, "
+            "or give held-out data that are not in the training data."
+        )
+
+
+def _compared(
+    values: Mapping[str, Tensor], groups: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What the tests compare, and a note where that is not everything.
+
+    The tests take the labels of single points for exchangeable. If one set was cleaned of
+    duplicates and the other was not, they are not; distinct values then are.
+    """
+    real = {name: values[name] for name in ("train", "heldout") if name in values}
+    everything = {name: torch.arange(len(labels)) for name, labels in real.items()}
+    if "heldout" not in values or groups or not _repeats_differ(real):
+        return everything, ()
+    first = {name: _first_of_each(labels) for name, labels in real.items()}
+    repeated = {name: len(labels) - len(first[name]) for name, labels in real.items()}
+    note = (
+        f"{repeated['train']} training points and {repeated['heldout']} held-out points repeat "
+        "others of their set, more unequally than a random split would make it: one of the sets "
+        "was cleaned of duplicates, or filled with them. The tests count each distinct value of "
+        "a set once."
+    )
+    return first, (note,)
+
+
+def _first_of_each(labels: Tensor) -> Tensor:
+    _, inverse = labels.unique(return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(labels))
+    first.scatter_reduce_(0, inverse, torch.arange(len(labels)), "amin")
+    return first.sort().values
+
+
+def _repeats_differ(real: Mapping[str, Tensor]) -> bool:
+    """Whether the numbers of repeated points in the two sets contradict a random split."""
+    pool = torch.cat([real["train"], real["heldout"]])
+    several = torch.bincount(pool).numpy()
+    several = several[several > 1]
+    if not len(several):
+        return False
+    train = len(real["train"])
+    repeated = np.zeros(_DRAWS)
+    # Values that occur equally often are drawn one by one all the same: each has its own count.
+    for count in train_counts(several, train, len(pool), _DRAWS, 0):
+        repeated += np.maximum(count - 1, 0)
+    observed = train - len(real["train"].unique())
+    least = min(int((repeated <= observed).sum()), int((repeated >= observed).sum()))
+    return 2.0 * (1 + least) / (_DRAWS + 1) <= _UNLIKELY
+
+
+def _problems(values: Mapping[str, Tensor]) -> tuple[str, ...]:
+    if "heldout" in values and _same(values["train"], values["heldout"]):
+        return (
+            "The held-out data are the training data: give data of the same source that the model "
+            "has not seen.",
+        )
+    if "heldout" in values and _same(values["generated"], values["heldout"]):
+        return ("The samples are the held-out data: give samples of the model.",)
+    return ()
+
+
+def _notes(values: Mapping[str, Tensor]) -> tuple[str, ...]:
+    if _same(values["generated"], values["train"]):
+        return (
+            "The samples are the training data, point by point: make sure that the right file was "
+            "given.",
+        )
+    return ()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two sets hold the same points, in any order."""
+    return len(one) == len(other) and bool((one.sort().values == other.sort().values).all())
+
+
+def _tolerance(
+    sets: Mapping[str, Dataset], values: Tensor, share: float, ranks: Ranks | None
+) -> float:
+    if sets["train"].kind == "table" or share == 0.0:
+        return 0.0
+    first = _first_of_each(values)
+    flat: Tensor | Rows = sets["train"].x.flatten(1)
+    if len(first) < len(values):
+        flat = flat.select(first) if isinstance(flat, Rows) else flat[first]
+    most = max(len(data) for name, data in sets.items() if name != "generated")
+    return duplicate_distance(flat, share, most, ranks=ranks)
 
 
 def duplicate_distance(
@@ -141,8 +319,7 @@ def duplicate_distance(
     ``share`` of the median distance :math:`d_1` of points to their nearest other one; less where
     so many different points are that close anyway. In :math:`r` intrinsic dimensions
     :math:`P(d_1 \le t)` grows as :math:`t^r`: on a curve 0.7 % of fresh points fall within 1 % of
-    the median. Were these taken out of the reference as duplicates, what is left would be farther
-    from train than fresh data are, and fresh data would pass for copies.
+    the median.
 
     Args:
         distinct: Training points ``(N, e)`` without exact repetitions, at least 2. Of more than
@@ -171,46 +348,3 @@ def duplicate_distance(
     chance = float(between.to(torch.float64).mean()) / (10.0**dimension - 1.0)
     expected = points * chance
     return tolerance * min(1.0, (0.05 / expected) ** (1.0 / dimension) if expected else 1.0)
-
-
-def _dataset(name: str, source: Source) -> Dataset:
-    if isinstance(source, Dataset):
-        return source.renamed(name)
-    if isinstance(source, np.memmap) and source.nbytes > STREAM_ABOVE:
-        source = Rows(source, name)
-    if isinstance(source, Rows):
-        return from_rows(source, name=name)
-    if isinstance(source, (Tensor, np.ndarray)):
-        return from_array(source, name=name)
-    return load(source, name=name, stream_above=STREAM_ABOVE)
-
-
-def _without_overlap(
-    heldout: Dataset,
-    train: Dataset,
-    tolerance: float,
-    exact: DuplicateGroups,
-    ranks: Ranks | None,
-) -> tuple[Dataset | None, tuple[int, ...], int]:
-    """Held-out points that are no training points; unless the data repeat by nature.
-
-    Rows of a table may coincide because there are few possible rows. They do so between
-    training and held-out data as often as within the training data, and are left alone then.
-    """
-    distances = nearest(heldout.x.flatten(1), train.x.flatten(1), ranks=ranks).distances[:, 0]
-    same = distances <= tolerance
-    share = float(same.to(torch.float64).mean())
-    if heldout.kind in ("table", "vectors") and share > 0:
-        repeated = exact.sizes[exact.labels] > 1
-        natural = float(repeated.to(torch.float64).mean())
-        if share <= 2 * natural:
-            return heldout, (), int(same.sum())
-    removed = tuple(same.nonzero()[:, 0].tolist())
-    if not removed:
-        return heldout, (), 0
-    rest = (~same).nonzero()[:, 0]
-    if len(rest) < 2:  # no null to compare with
-        return None, removed, 0
-    cleaned = heldout.subset(rest)
-    note = f"{len(removed)} points that are also in the training data were removed"
-    return replace(cleaned, notes=(*cleaned.notes, note)), removed, 0

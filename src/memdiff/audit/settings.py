@@ -13,34 +13,44 @@ class AuditSettings:
 
     Attributes:
         features: Descriptors, as ``memdiff.features.parse_descriptor`` takes them; the distances
-            of each are judged on their own, and the level is shared among them.
+            of each are judged on their own, and the level is shared among them. ``"auto"`` stands
+            for those that fit the kind of data.
         invariance: Transforms under which a copy is still a copy, such as ``"flip"`` or
             ``"flip,shift"``; None for none.
+        groups: How points that belong together were given: a column, ``"folder"``, a regular
+            expression, ``"labels"``, or None.
+        drop_overlap: Whether values that train and held-out share are left out, with the samples
+            on them: for a split that is known to have leaked.
         level: Stated false-positive rate of the verdict, in (0, 1).
         resolution: Copied fraction that should not go unseen: with no evidence of copying, the
             verdict is "not detected" only if the data would have shown this much.
         false_discovery_rate: Level of the list of flagged samples.
         duplicate_tolerance: Training points closer than this share of the median distance of
-            training points to their nearest other one count as duplicates; the same for overlap
-            between training and held-out data.
-        ratio_threshold: Threshold ``k`` of the ratio test.
+            training points to their nearest other one count as duplicates: they are no second
+            neighbour of each other. No point is removed for it.
+        ratio_threshold: Threshold ``k`` of the ratio test beside the verdict.
         pairs: Number of the most suspicious pairs to list, besides all flagged ones.
-        seed: Seed of tie-breaking, permutations, bootstrap and subsampling.
-        fail_above: Gate: fail if the verdict is "memorizing" and the estimated copied fraction is
-            above this; None for no gate.
+        full: Whether the measurements beside the verdict use all points; else at most 1000 of
+            each set.
+        seed: Seed of relabellings and subsampling.
+        fail_above: Gate: fail if the verdict is "memorizing" and the lower limit of the copied
+            fraction, or the share of flagged samples, is above this; None for no gate.
 
     Raises:
         ValueError: If a value is out of range.
     """
 
-    features: tuple[str, ...] = ("pixels",)
+    features: tuple[str, ...] = ("auto",)
     invariance: str | None = None
+    groups: str | None = None
+    drop_overlap: bool = False
     level: float = 0.05
     resolution: float = 0.01
     false_discovery_rate: float = 0.1
     duplicate_tolerance: float = 0.01
     ratio_threshold: float = 1.0 / 3.0
     pairs: int = 48
+    full: bool = False
     seed: int = 0
     fail_above: float | None = None
 

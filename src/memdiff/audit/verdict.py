@@ -1,45 +1,52 @@
 r"""The rule that turns evidence into a verdict.
 
-For each descriptor, with held-out data,
+For each descriptor, one competition between training points and held-out decoys
+(:mod:`memdiff.metrics.competition`) gives a p-value of copies, :math:`p_{copy}` (tail test, local
+exceedance, repeated cell), and one of nearness, :math:`p_{share}`, both corrected for their share
+of the level (:mod:`memdiff.metrics.copying`). Over :math:`D` descriptors each counts :math:`D`
+times (Bonferroni). Then
 
-- :math:`p_{copy}` is the larger of two exceedance p-values, on the distance to train and on the
-  local scale :math:`d(g, train)/d(g, heldout)`, each corrected over its ranks. Both have to
-  reject: a model with too little variance moves the first alone. Samples that repeat each other
-  count once (:mod:`memdiff.audit.clumping`): a model that has collapsed to a few fresh points
-  would pass for a copier where one of them happens to be close.
-- :math:`p_{share}` is the exchange test, which sees many slight copies that are no outliers.
-- :math:`p = \min(1, 2 \min(p_{copy}, p_{share}))`.
+- **inconclusive**, whatever the tests say, where they do not apply: there are no held-out data,
+  they are the training data, or train and held-out are not exchangeable (p at most 0.01 / D by
+  :mod:`memdiff.metrics.exchangeability`);
+- **memorizing**: a p-value is at most the level, and there are copies: the lower limit of the
+  copied fraction at ratio 1/3 is above 0, or the flagged list is not empty, or the repeated cell
+  rejects, or a test for copies rejects and the share test does not (a few samples stand out, and
+  the rest are as fresh data);
+- **overfitting**: a p-value is at most the level, and there are none: samples follow their
+  training points as a whole, as those of a wide kernel density do;
+- **not detected**: no p-value is, and copies would have been seen: the upper limit of the copied
+  fraction is at most the resolution, at the closeness that the verdict states;
+- **inconclusive**: otherwise, with what would decide.
 
-Without held-out data the training points, each seen by the others, take their place;
-:math:`p = p_{copy}` with the ratio :math:`d_1/d_2` as the local scale, approximately valid.
-
-Over :math:`D` descriptors the smallest :math:`D p` decides (Bonferroni):
-
-- **memorizing**: :math:`\min D p \le` level.
-- **not detected**: otherwise, if the upper confidence bound of the share of samples that are
-  closer to train than every reference point is at most the resolution. Zero hits is not zero
-  rate: the bound is part of the verdict.
-- **inconclusive**: otherwise. The data would not have shown copying at the resolution; the
-  verdict says what would.
+Where train and held-out are exchangeable, "memorizing" and "overfitting" together are wrong with
+probability at most the level by the tail and share tests (exact), and under their stated
+assumptions by the other two; ``docs/calibration.md`` measures it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from memdiff.metrics import CopyingTests, Exchangeability
+
 __all__ = [
+    "NOT_EXCHANGEABLE",
     "DescriptorTest",
     "Verdict",
     "VerdictName",
     "decide",
-    "heldout_needed",
     "samples_needed",
+    "undecidable",
 ]
 
-VerdictName = Literal["memorizing", "not detected", "inconclusive"]
+VerdictName = Literal["memorizing", "overfitting", "not detected", "inconclusive"]
+
+NOT_EXCHANGEABLE = 0.01
+"""p-value of the exchangeability test up to which no verdict is given, shared by descriptors."""
 
 
 @dataclass(frozen=True)
@@ -47,36 +54,76 @@ class DescriptorTest:
     """What the rule needs to know from one descriptor.
 
     Attributes:
-        p_distance: Exceedance p-value of the distance to train, corrected over ranks and for
-            samples that repeat each other.
-        p_local: The same on the local scale.
-        p_share: p-value of the exchange test, or None without held-out data.
-        copied: Estimated share of copies beyond what reference data show; may be negative.
+        p_copy: p-value of the tests for copies, corrected for their number.
+        p_share: p-value of the share test, likewise.
+        p_cell: p-value of the repeated cell, likewise (part of ``p_copy``).
+        p_exchangeable: p-value of the exchangeability of train and held-out.
+        copied: Estimated copied fraction at ``ratio``; may be negative.
         copied_low: Lower confidence limit of it.
         copied_high: Upper confidence limit of it.
-        upper_bound: Upper confidence limit of the share of samples closer to train than every
-            reference point.
+        ratio: Closeness :math:`d_1/d_2` of a copy.
+        flagged: Share of the samples on the flagged list.
+        repeated: Share of the samples in the repeated cell.
+        nearer: Share of the samples that fall on training points.
+        nearer_expected: The same by chance.
+        tail_ratio: Closeness at the best cut of the tail test.
+        upper_bound: Upper confidence limit of the copied fraction at ``upper_ratio``.
+        upper_ratio: The largest closeness at which the resolution can be seen.
     """
 
-    p_distance: float
-    p_local: float
-    p_share: float | None
+    p_copy: float
+    p_share: float
+    p_cell: float
+    p_exchangeable: float
     copied: float
     copied_low: float
     copied_high: float
+    ratio: float
+    flagged: float
+    repeated: float
+    nearer: float
+    nearer_expected: float
+    tail_ratio: float
     upper_bound: float
+    upper_ratio: float
 
-    @property
-    def p_copy(self) -> float:
-        """Both exceedance tests have to reject."""
-        return max(self.p_distance, self.p_local)
+    @classmethod
+    def of(cls, tests: CopyingTests, exchangeability: Exchangeability) -> DescriptorTest:
+        """The summary of tests."""
+        fraction, resolved = tests.fraction, tests.resolved
+        assert fraction.interval is not None and resolved.interval is not None
+        assert tests.share.null is not None
+        return cls(
+            p_copy=tests.p_copy,
+            p_share=tests.p_share,
+            p_cell=tests.p_cell,
+            p_exchangeable=exchangeability.p_value,
+            copied=fraction.value,
+            copied_low=fraction.interval.low,
+            copied_high=fraction.interval.high,
+            ratio=fraction.ratio,
+            flagged=tests.list.value,
+            repeated=0.0 if tests.cell is None else tests.cell.value,
+            nearer=tests.share.value,
+            nearer_expected=tests.share.null.value,
+            tail_ratio=tests.tail.ratio,
+            upper_bound=resolved.interval.high,
+            upper_ratio=resolved.ratio,
+        )
 
     @property
     def p_value(self) -> float:
         """The p-value of the descriptor."""
-        if self.p_share is None:
-            return self.p_copy
-        return min(1.0, 2.0 * min(self.p_copy, self.p_share))
+        return min(self.p_copy, self.p_share)
+
+    def has_copies(self, level: float) -> bool:
+        """Whether what was found are copies, if a test rejects at this level."""
+        return (
+            self.copied_low > 0.0
+            or self.flagged > 0.0
+            or self.p_cell <= level
+            or (self.p_copy <= level < self.p_share)
+        )
 
 
 @dataclass(frozen=True)
@@ -84,16 +131,20 @@ class Verdict:
     """The verdict.
 
     Attributes:
-        name: ``"memorizing"``, ``"not detected"`` or ``"inconclusive"``.
-        p_value: The p-value that decided, corrected over descriptors and tests.
+        name: ``"memorizing"``, ``"overfitting"``, ``"not detected"`` or ``"inconclusive"``.
+        p_value: The p-value that decided, corrected over descriptors and tests; 1 where the
+            tests do not apply.
         level: The false-positive rate that it was compared with.
-        descriptor: The descriptor with the smallest p-value.
+        descriptor: The descriptor that decided; empty where there was no test.
         copied: Estimated copied fraction of that descriptor, cut at 0.
-        copied_low: Its lower confidence limit, cut at 0.
-        copied_high: Its upper confidence limit, cut at 0.
-        upper_bound: Largest upper bound over the descriptors.
+        copied_low: Its lower confidence limit.
+        copied_high: Its upper confidence limit.
+        ratio: The closeness :math:`d_1/d_2` that these are for.
+        upper_bound: Largest upper limit of the copied fraction over the descriptors.
+        upper_ratio: The closeness that it is for.
         resolution: The copied fraction that should not go unseen.
         sentence: The verdict in words with its numbers.
+        reasons: Why the tests do not apply; empty where they do.
     """
 
     name: VerdictName
@@ -103,110 +154,215 @@ class Verdict:
     copied: float
     copied_low: float
     copied_high: float
+    ratio: float
     upper_bound: float
+    upper_ratio: float
     resolution: float
     sentence: str
+    reasons: tuple[str, ...] = ()
 
 
 def decide(
     tests: Mapping[str, DescriptorTest],
     *,
     samples: int,
-    reference: int,
-    has_heldout: bool,
     level: float,
     resolution: float,
+    problems: Sequence[str] = (),
+    doubts: Sequence[str] = (),
 ) -> Verdict:
     """Apply the rule.
 
     Args:
-        tests: One test a descriptor, by its name.
+        tests: One test per descriptor, by its name; at least one.
         samples: Number of samples M.
-        reference: Number of held-out points, or of training points in their place.
-        has_heldout: Whether the reference is held-out data.
         level: False-positive rate of the verdict.
         resolution: Copied fraction that should not go unseen.
+        problems: Reasons why the tests do not apply, as sentences.
+        doubts: Reasons why an absence of evidence does not count, as sentences.
 
     Returns:
         The verdict.
     """
-    descriptor = min(tests, key=lambda name: tests[name].p_value)
-    test = tests[descriptor]
-    p_value = min(1.0, len(tests) * test.p_value)
-    bound = max(0.0, *(other.upper_bound for other in tests.values()))
+    many = len(tests)
+    found = {name: _corrected(test, many) for name, test in tests.items()}
+    reasons = [*problems, *_not_exchangeable(found)]
+    smallest = min(found, key=lambda name: found[name].p_value)
+    rejecting = [name for name, test in found.items() if test.p_value <= level]
+    copying = [name for name in rejecting if found[name].has_copies(level)]
+    descriptor = min(copying or [smallest], key=lambda name: found[name].p_value)
+    test = found[descriptor]
+    loosest = max(found.values(), key=lambda other: other.upper_bound)
     name: VerdictName = "inconclusive"
-    if p_value <= level:
+    if reasons:
+        sentence = " ".join(reasons)
+    elif copying:
         name = "memorizing"
-    elif bound <= resolution:
+        sentence = _memorizing(test, level, _seen_in(descriptor, many))
+    elif rejecting:
+        name = "overfitting"
+        sentence = _overfitting(test, _seen_in(descriptor, many))
+    elif doubts:
+        sentence = " ".join([f"No sign of copying (p = {_p(test.p_value)}).", *doubts])
+    elif loosest.upper_bound <= resolution:
         name = "not detected"
-    copied, low, high = (
-        max(0.0, value) for value in (test.copied, test.copied_low, test.copied_high)
-    )
-    with_what = "held-out data" if has_heldout else "the training data among themselves"
-    if name == "memorizing":
-        seen = f" in the features {descriptor}" if len(tests) > 1 else ""
-        if test.p_copy <= (test.p_share if test.p_share is not None else 1.0):
-            what = (
-                f"An estimated {copied:.1%} of the samples ({low:.1%} to {high:.1%}) are closer "
-                f"to the training data than {with_what} would be{seen}"
-            )
-        else:
-            what = (
-                "The samples lie nearer to the training points than to held-out points more often "
-                f"than chance allows{seen}, though few of them are outright copies "
-                f"({copied:.1%}; {low:.1%} to {high:.1%})"
-            )
-        sentence = f"{what} (p = {_p(p_value)})."
-    elif name == "not detected":
         sentence = (
-            f"No sign of copying (p = {_p(p_value)}). These data allow a copied fraction of up to "
-            f"{bound:.2%}, below the resolution of {resolution:.1%}."
+            f"No sign of copying (p = {_p(test.p_value)}). Copies {_closer(loosest.upper_ratio)} "
+            f"make up at most {loosest.upper_bound:.2%} of the samples, less than the resolution "
+            f"of {resolution:.1%}."
         )
     else:
         sentence = (
-            f"No sign of copying (p = {_p(p_value)}), but these data cannot exclude a copied "
-            f"fraction of {bound:.1%}, above the resolution of {resolution:.1%}. "
-            f"{_what_would_decide(samples, reference, has_heldout, resolution)}"
+            f"No sign of copying (p = {_p(test.p_value)}), but these data cannot exclude that "
+            f"{loosest.upper_bound:.1%} of the samples are copies {_closer(loosest.upper_ratio)}, "
+            f"more than the resolution of {resolution:.1%}. "
+            f"{_what_would_decide(samples, resolution)}"
         )
     return Verdict(
         name=name,
-        p_value=p_value,
+        p_value=1.0 if reasons else test.p_value,
         level=level,
         descriptor=descriptor,
-        copied=copied,
-        copied_low=low,
-        copied_high=high,
-        upper_bound=bound,
+        copied=max(0.0, test.copied),
+        copied_low=test.copied_low,
+        copied_high=test.copied_high,
+        ratio=test.ratio,
+        upper_bound=loosest.upper_bound,
+        upper_ratio=loosest.upper_ratio,
         resolution=resolution,
         sentence=sentence,
+        reasons=tuple(reasons),
+    )
+
+
+def undecidable(
+    reason: str, *, samples_on_train: int, samples: int, level: float, resolution: float
+) -> Verdict:
+    """The verdict where there are no held-out data.
+
+    Args:
+        reason: Why, in a sentence.
+        samples_on_train: Number of samples that equal a training point.
+        samples: Number of samples.
+        level: As in :func:`decide`.
+        resolution: As in :func:`decide`.
+
+    Returns:
+        An inconclusive verdict.
+    """
+    if samples_on_train:
+        reason += (
+            f" {samples_on_train} of the {samples} samples equal a training point in every value: "
+            "look at the pairs."
+        )
+    return Verdict(
+        name="inconclusive",
+        p_value=1.0,
+        level=level,
+        descriptor="",
+        copied=0.0,
+        copied_low=0.0,
+        copied_high=1.0,
+        ratio=1.0 / 3.0,
+        upper_bound=1.0,
+        upper_ratio=1.0 / 3.0,
+        resolution=resolution,
+        sentence=reason,
+        reasons=(reason,),
     )
 
 
 def samples_needed(resolution: float, confidence: float = 0.95) -> int:
-    """Samples for which no hit at all bounds the copied fraction by half the resolution.
+    """Samples for which no copy at all bounds the copied fraction by the resolution.
 
-    Half, because the reference points themselves let a few samples through.
+    Half of the error goes to each side, and half of that to chance: the limit of
+    :func:`memdiff.metrics.copied_fraction`.
     """
-    tail = (1.0 - confidence) / 2.0
-    return math.ceil(math.log(tail) / math.log1p(-resolution / 2.0))
+    return math.ceil(math.log((1.0 - confidence) / 4.0) / math.log1p(-resolution))
 
 
-def heldout_needed(resolution: float) -> int:
-    """Held-out points for which a fresh sample beats them all with an eighth of the resolution."""
-    return math.ceil(8.0 / resolution)
+def _corrected(test: DescriptorTest, descriptors: int) -> DescriptorTest:
+    from dataclasses import replace
+
+    names = ("p_copy", "p_share", "p_cell", "p_exchangeable")
+    return replace(
+        test, **{name: min(1.0, descriptors * getattr(test, name)) for name in names}
+    )
 
 
-def _what_would_decide(samples: int, reference: int, has_heldout: bool, resolution: float) -> str:
-    wanted_samples, wanted_reference = samples_needed(resolution), heldout_needed(resolution)
-    missing = []
-    if samples < wanted_samples:
-        missing.append(f"about {wanted_samples} samples instead of {samples}")
-    if reference < wanted_reference:
-        kind = "held-out points" if has_heldout else "training or held-out points"
-        missing.append(f"about {wanted_reference} {kind} instead of {reference}")
-    if not missing:
-        return "More samples and more held-out points would decide."
-    return f"It would take {' and '.join(missing)} to decide."
+def _not_exchangeable(found: Mapping[str, DescriptorTest]) -> list[str]:
+    name = min(found, key=lambda one: found[one].p_exchangeable)
+    p_value = found[name].p_exchangeable
+    if p_value > NOT_EXCHANGEABLE:
+        return []
+    return [
+        f"Train and held-out are not exchangeable{_seen_in(name, len(found))} (p = "
+        f"{_p(p_value)}): points lie nearer to points of their own set than a random split would "
+        "have it. Either they are of different sources, or points that belong together (patients, "
+        "videos, bursts) were split together and no groups were given."
+    ]
+
+
+def _memorizing(test: DescriptorTest, level: float, seen: str) -> str:
+    end = f"(p = {_p(test.p_value)})."
+    interval = f"{max(0.0, test.copied):.1%} ({test.copied_low:.1%} to {test.copied_high:.1%})"
+    if test.copied_low > 0.0:
+        return (
+            f"An estimated {interval} of the samples are copies of training points, "
+            f"{_closer(test.ratio)}, beyond what falls on held-out points by chance{seen} {end}"
+        )
+    if test.p_cell <= level:
+        return (
+            f"One training point is copied again and again{seen}: {test.repeated:.1%} of the "
+            f"samples repeat it {end} The interval of the copied fraction, {interval}, counts "
+            "distinct training points and so includes 0."
+        )
+    if test.flagged > 0.0:
+        return (
+            f"{test.flagged:.1%} of the samples are flagged as copies of training points{seen} "
+            f"{end} The interval of the copied fraction, {interval} {_closer(test.ratio)}, "
+            "includes 0 since chance could account for any few of them."
+        )
+    return (
+        f"Some samples are closer to training points than chance allows{seen}, and the rest are "
+        f"not {end} They are no copies {_closer(test.ratio)} beyond chance, {interval}: look at "
+        f"the closest pairs{_up_to(test.tail_ratio)}."
+    )
+
+
+def _overfitting(test: DescriptorTest, seen: str) -> str:
+    interval = f"{max(0.0, test.copied):.1%}, {test.copied_low:.1%} to {test.copied_high:.1%}"
+    return (
+        f"The samples follow the training points: {test.nearer:.1%} of them are nearer to a "
+        f"training point than to any held-out point, where chance gives "
+        f"{test.nearer_expected:.1%}{seen} (p = {_p(test.p_value)}). No copies stand out "
+        f"{_closer(test.ratio)} ({interval})."
+    )
+
+
+def _seen_in(descriptor: str, descriptors: int) -> str:
+    return f" in the features {descriptor}" if descriptors > 1 else ""
+
+
+def _closer(ratio: float) -> str:
+    if ratio == 0.0:
+        return "to the last digit"
+    words = "a third" if abs(ratio - 1.0 / 3.0) < 1e-9 else f"{ratio:g}"
+    return f"closer than {words} of the distance to the next point"
+
+
+def _up_to(ratio: float) -> str:
+    return f", up to a ratio of {ratio:.2f}" if ratio > 0.0 else ""
+
+
+def _what_would_decide(samples: int, resolution: float) -> str:
+    wanted = samples_needed(resolution)
+    if samples < wanted:
+        return f"It would take about {wanted} samples instead of {samples} to decide."
+    return (
+        "Chance alone puts samples so close to training points: more samples and more held-out "
+        "points would decide."
+    )
 
 
 def _p(value: float) -> str:

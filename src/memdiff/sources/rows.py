@@ -8,6 +8,7 @@ like a tensor (length, shape, indexing, split) to be passed on in the place of o
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,18 +278,28 @@ class Rows:
         """Several sets of points as one, one after the other and each as a vector; not copied.
 
         Args:
-            parts: The sets, of one row shape and dtype, at least one.
+            parts: The sets, of one row shape, at least one. Floating-point dtypes are promoted
+                to the widest of them.
             name: What error messages call the whole.
 
         Raises:
-            ValueError: If they differ in row shape or dtype.
+            ValueError: If they differ in row shape, or only some are uint8.
 
         Example:
             >>> joined = Rows.joined([torch.zeros(2, 3), Rows(torch.ones(4, 3))])
             >>> len(joined), joined.gather(torch.tensor([5, 0]))[:, 0].tolist()
             (6, [1.0, 0.0])
         """
-        views = [_Flat(Rows(part, name)) for part in parts]
+        sets = [Rows(part, name) for part in parts]
+        widest = functools.reduce(torch.promote_types, (part.dtype for part in sets))
+        views = [
+            _Flat(
+                part
+                if part.dtype in (widest, torch.uint8)
+                else part.map(functools.partial(_cast, dtype=widest))
+            )
+            for part in sets
+        ]
         rows = copy.copy(views[0].rows)
         rows.name, rows._functions = name, ()
         rows._storage = Joined(views, rows.device)
@@ -368,6 +379,10 @@ class _Flat:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _cast(points: Tensor, dtype: torch.dtype) -> Tensor:
+    return points.to(dtype)
 
 
 def _flattened(points: Tensor) -> Tensor:
