@@ -9,6 +9,7 @@ import torch
 
 from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric
+from memdiff.features.learned import local_file
 from memdiff.features.network import Network
 from memdiff.features.preprocessing import Preprocessing
 
@@ -44,12 +45,7 @@ class TorchScript(Network):
         name: str = "torchscript",
         metric: Metric = "cosine",
     ) -> None:
-        self.path = Path(path).expanduser()
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"features {name!r}: there is no file {str(self.path)!r}; give the path of a "
-                f"TorchScript file on this machine, nothing is downloaded."
-            )
+        self.path = local_file(path, name, "a TorchScript file")
         try:
             module = torch.jit.load(self.path, map_location="cpu")
         except RuntimeError as error:
