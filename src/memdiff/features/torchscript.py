@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric
@@ -63,6 +64,17 @@ class TorchScript(Network):
             "weights_sha256": self._sha256,
             "preprocessing": self.preprocessing.parameters,
         }
+
+    def _output(self, prepared: Tensor) -> Any:  # noqa: ANN401
+        try:
+            return super()._output(prepared)
+        except RuntimeError as error:
+            # The interpreter shows the code of the file; the last line says what went wrong.
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ValueError(
+                f"features {self.name!r}: the network could not be run on images of shape "
+                f"{tuple(prepared.shape)}: {reason}; give another preset."
+            ) from error
 
     @property
     def settings(self) -> dict[str, Any]:
