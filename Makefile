@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,tables,video,datasets,descriptors,diffusers,faiss,train,lightning,slurm,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,tables,video,datasets,descriptors,onnx,diffusers,faiss,train,lightning,slurm,dev]'
 	touch $@
 
 install: $(STAMP)

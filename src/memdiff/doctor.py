@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "video": (("cv2",), "video files other than animated GIF and WebP"),
     "datasets": (("datasets",), "folders saved by Hugging Face datasets"),
     "descriptors": (("transformers",), "vision models of transformers as descriptors"),
+    "onnx": (("onnxruntime",), "ONNX image models as descriptors"),
     "diffusers": (
         ("diffusers", "accelerate"),
         "networks trained with Hugging Face diffusers as scores",

@@ -104,6 +104,7 @@ def test_unknown_names_are_refused_with_what_exists(text, refusal):
         ("dct:²", ("number",)),
         ("sscd", ("path", "sscd:FILE[:PRESET]")),
         ("torchscript:", ("path", "torchscript:FILE:PRESET")),
+        ("onnx", ("path", "onnx:FILE[:PRESET]")),
         ("transformers:", ("path", "transformers:FOLDER[:PRESET]")),
     ],
 )
@@ -115,6 +116,8 @@ def test_arguments_that_are_missing_or_wrong_are_refused(text, words, refusal):
 def test_paths_that_do_not_exist_and_unknown_presets_are_refused(script, refusal):
     with refusal("'sscd'", "/absent.pt", error=FileNotFoundError):
         parse_descriptor("sscd:/absent.pt")
+    with refusal("'onnx:absent'", "/absent.onnx", error=FileNotFoundError):
+        parse_descriptor("onnx:/absent.onnx")
     with refusal("/absent", error=FileNotFoundError):
         parse_descriptor("transformers:/absent")
     with refusal("unknown preset 'imagnet'", "imagenet"):

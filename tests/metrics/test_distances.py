@@ -52,5 +52,10 @@ def test_bad_input(planted):
         Distances(generated=data.fresh(), train=data.train[:1])
     with pytest.raises(ValueError, match="heldout must have rows of the shape of train"):
         Distances(generated=data.fresh(), train=data.train, heldout=torch.zeros(3, 3))
-    with pytest.raises(ValueError, match="distances must have metric='euclidean'"):
-        ratio(distances=Distances(generated=data.fresh(), train=data.train, metric="cosine"))
+    for name in ("generated", "train", "heldout"):
+        sets = {"generated": data.fresh(), "train": data.train, "heldout": data.fresh()}
+        sets[name] = sets[name].clone()
+        sets[name][4] = 0
+        Distances(**sets)
+        with pytest.raises(ValueError, match=f"{name} has a zero vector in row 4"):
+            Distances(**sets, metric="cosine")

@@ -14,6 +14,7 @@ from memdiff.features.invariance import (
     parse_invariance,
 )
 from memdiff.features.network import Network
+from memdiff.features.onnx_model import OnnxModel
 from memdiff.features.parsing import DESCRIPTOR_FORMS, parse_descriptor
 from memdiff.features.pca import PCA, PrincipalAxes
 from memdiff.features.pixels import Pixels
@@ -34,6 +35,7 @@ __all__ = [
     "Invariance",
     "Metric",
     "Network",
+    "OnnxModel",
     "Pixels",
     "Preprocessing",
     "PrincipalAxes",

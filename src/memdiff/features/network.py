@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from memdiff.data import Dataset, sha256_of
-from memdiff.data.dataset import Kind
-from memdiff.features.descriptor import Descriptor, Metric, find_device
+from memdiff.data import sha256_of
+from memdiff.features.descriptor import Metric, find_device
+from memdiff.features.learned import Learned
 from memdiff.features.preprocessing import Preprocessing
 
 __all__ = ["Network", "state_sha256"]
@@ -34,7 +34,7 @@ def state_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class Network(Descriptor):
+class Network(Learned):
     """Features from a network: ``(B, C, H, W)`` prepared images in, ``(B, e)`` out.
 
     The network is run in evaluation mode without gradients, and left in the mode and on the device
@@ -52,8 +52,6 @@ class Network(Descriptor):
         ValueError: If an argument is of another type.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("images",)
-
     def __init__(
         self,
         module: nn.Module,
@@ -62,29 +60,13 @@ class Network(Descriptor):
         preprocessing: Preprocessing,
         metric: Metric = "cosine",
     ) -> None:
-        if not isinstance(preprocessing, Preprocessing):
-            raise ValueError(
-                f"preprocessing of features {name!r} must be a Preprocessing, got "
-                f"{type(preprocessing).__name__}; see PREPROCESSING_PRESETS."
-            )
+        super().__init__(name=name, preprocessing=preprocessing, metric=metric)
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"module of features {name!r} must be a torch.nn.Module, got "
                 f"{type(module).__name__}."
             )
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name must say what reports call the features, got {name!r}.")
-        if metric not in ("euclidean", "cosine"):
-            raise ValueError(f"metric must be 'euclidean' or 'cosine', got {metric!r}.")
         self.module = module
-        self.preprocessing = preprocessing
-        self.metric = metric
-        self._name = name
-
-    @property
-    def name(self) -> str:
-        """As given."""
-        return self._name
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -95,16 +77,6 @@ class Network(Descriptor):
             "weights_sha256": state_sha256(self.module),
             "preprocessing": self.preprocessing.parameters,
         }
-
-    def check(self, data: Dataset) -> None:
-        """Raise unless ``data`` holds images of known range."""
-        super().check(data)
-        if data.encoding == "free":
-            low, high = data.extremes()
-            raise ValueError(
-                f"features {self.name!r} need pixels of a known range, but {data.title} has "
-                f"values from {low:.3g} to {high:.3g}; load it with value_range=(low, high)."
-            )
 
     @contextmanager
     def _computing_on(self, device: torch.device | str | None) -> Iterator[torch.device]:
@@ -125,20 +97,6 @@ class Network(Descriptor):
                 self.module.to(home)
             for part, training in modes:
                 part.training = training
-
-    def _describe(self, x: Tensor) -> Tensor:
-        output = self._output(self.preprocessing(x))
-        if not isinstance(output, Tensor):
-            raise ValueError(
-                f"features {self.name!r}: the network returned a {type(output).__name__}, "
-                f"expected a tensor (B, e); wrap it in a module that returns the features."
-            )
-        if output.ndim < 2 or len(output) != len(x) or not output.is_floating_point():
-            raise ValueError(
-                f"features {self.name!r}: the network returned {output.dtype} of shape "
-                f"{tuple(output.shape)} for {len(x)} images, expected floats ({len(x)}, e)."
-            )
-        return output.flatten(1).to(torch.float32)
 
     def _output(self, prepared: Tensor) -> Any:  # noqa: ANN401
         return self.module(prepared)

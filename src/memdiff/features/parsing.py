@@ -8,6 +8,7 @@ from memdiff.features.columns import TableColumns
 from memdiff.features.dct import DCT
 from memdiff.features.descriptor import Descriptor
 from memdiff.features.downscaled import Downscaled
+from memdiff.features.onnx_model import OnnxModel
 from memdiff.features.pca import PCA
 from memdiff.features.pixels import Pixels
 from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
@@ -24,6 +25,7 @@ DESCRIPTOR_FORMS = (
     "table",
     "sscd:FILE[:PRESET]",
     "torchscript:FILE:PRESET",
+    "onnx:FILE[:PRESET]",
     "transformers:FOLDER[:PRESET]",
 )
 """What :func:`parse_descriptor` takes, for a help text."""
@@ -36,6 +38,8 @@ def parse_descriptor(text: str) -> Descriptor:
     - ``sscd:FILE``: a TorchScript file of the SSCD authors, with the preprocessing that they
       recommend (``sscd-288``) unless another preset follows;
     - ``torchscript:FILE:PRESET``: any TorchScript file; there is no default preset;
+    - ``onnx:FILE``: any ONNX image model, with the preprocessing of ``sscd`` at the size that the
+      model states, unless a preset follows;
     - ``transformers:FOLDER``: with the preprocessing that the folder's
       ``preprocessor_config.json`` states, unless a preset follows.
 
@@ -72,7 +76,7 @@ def parse_descriptor(text: str) -> Descriptor:
             )
         number = int(argument)
         return {"downscaled": Downscaled, "pca": PCA, "dct": DCT}[noun](number)
-    if noun in ("sscd", "torchscript", "transformers"):
+    if noun in ("sscd", "torchscript", "onnx", "transformers"):
         return _learned(noun, argument, text)
     raise ValueError(f"unknown features {text!r}; give one of {', '.join(DESCRIPTOR_FORMS)}.")
 
@@ -86,6 +90,8 @@ def _learned(noun: str, argument: str, text: str) -> Descriptor:
         stated = preprocessing or Preprocessing.from_folder(Path(path).expanduser())
         name = f"transformers:{Path(path).name}"
         return TransformersModel(path, preprocessing=stated, name=name)
+    if noun == "onnx":
+        return OnnxModel(path, preprocessing=preprocessing, name=f"onnx:{Path(path).stem}")
     if preprocessing is None and noun == "torchscript":
         raise ValueError(
             f"features {text!r} do not say how images are prepared; give torchscript:FILE:PRESET "

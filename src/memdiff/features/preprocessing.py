@@ -134,6 +134,21 @@ class Preprocessing:
             x = (x - mean) / std
         return x
 
+    def for_size(self, height: int, width: int) -> Preprocessing:
+        """The same steps for a network that takes one size.
+
+        Args:
+            height: Height of the input.
+            width: Its width.
+
+        Returns:
+            This preprocessing if it ends in a central crop of that size; else one that resizes
+            the whole image to it, so that nothing at the border is lost.
+        """
+        if self.crop == (height, width):
+            return self
+        return dataclasses.replace(self, resize=(height, width), crop=None)
+
     def _convert(self, x: Tensor) -> Tensor:
         count = x.shape[1]
         if self.channels == "same" or count == {"rgb": 3, "grey": 1}[self.channels]:

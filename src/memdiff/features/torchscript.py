@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric
+from memdiff.features.learned import local_file
 from memdiff.features.network import Network
 from memdiff.features.preprocessing import Preprocessing
 
@@ -44,12 +46,7 @@ class TorchScript(Network):
         name: str = "torchscript",
         metric: Metric = "cosine",
     ) -> None:
-        self.path = Path(path).expanduser()
-        if not self.path.is_file():
-            raise FileNotFoundError(
-                f"features {name!r}: there is no file {str(self.path)!r}; give the path of a "
-                f"TorchScript file on this machine, nothing is downloaded."
-            )
+        self.path = local_file(path, name, "a TorchScript file")
         try:
             module = torch.jit.load(self.path, map_location="cpu")
         except RuntimeError as error:
@@ -67,6 +64,17 @@ class TorchScript(Network):
             "weights_sha256": self._sha256,
             "preprocessing": self.preprocessing.parameters,
         }
+
+    def _output(self, prepared: Tensor) -> Any:  # noqa: ANN401
+        try:
+            return super()._output(prepared)
+        except RuntimeError as error:
+            # The interpreter shows the code of the file; the last line says what went wrong.
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ValueError(
+                f"features {self.name!r}: the network could not be run on images of shape "
+                f"{tuple(prepared.shape)}: {reason}; give another preset."
+            ) from error
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def calibrated_l2(
         generated: Samples ``(M, *S)``.
         train: Training points ``(N, *S)``, at least ``10 * neighbors``.
         heldout: Held-out points ``(H, *S)``, for the null.
-        distances: Ready distances, in place of the three sets.
+        distances: Ready distances with ``metric="euclidean"``, in place of the three sets.
         neighbors: :math:`n`.
         factor: :math:`a`, above 0.
         threshold: Upper end of the suspicious scores, strictly.
@@ -67,7 +67,7 @@ def calibrated_l2(
 
     Raises:
         ValueError: If an argument is out of range: ``neighbors`` must be at most a tenth of the
-            training points, or the mean is no local scale.
+            training points, or the mean is no local scale. If ready distances are not Euclidean.
 
     References:
         Carlini et al., *Extracting Training Data from Diffusion Models* (2023), section 5 (CIFAR):
@@ -75,7 +75,7 @@ def calibrated_l2(
     """
     if not factor > 0.0:
         raise ValueError(f"factor must be positive, got {factor}.")
-    found = Distances.resolve(distances, generated, train, heldout)
+    found = Distances.resolve(distances, generated, train, heldout, metric="euclidean")
     if not 1 <= neighbors <= found.size("train") // 10:
         raise ValueError(
             f"neighbors must lie between 1 and a tenth of the {found.size('train')} training "

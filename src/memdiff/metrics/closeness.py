@@ -11,6 +11,9 @@ r"""Closeness statistics: one number a point that is small for copies of trainin
     :math:`d_1/d_2` of the two nearest training points of different groups of duplicates: a local
     scale that needs no held-out points.
 
+Any metric will do. Ratios of cosine distances are the squares of those of lengths, so that the
+order of points, and every test that rests on it, is that of the unit vectors.
+
 A test compares the statistic of the samples with that of a *reference*: held-out points or, where
 there are none, the training points themselves, each without its own group of duplicates.
 """

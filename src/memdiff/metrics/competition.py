@@ -9,8 +9,8 @@ points by chance.
 
 For a sample :math:`g`: :math:`d_1` is its smallest distance to the pool, :math:`d_2` the smallest
 distance to a pool point outside the tie at :math:`d_1` and outside the kin of its nearest point
-(its duplicates, or its group), and :math:`r_g = d_1/d_2`. Tied pool points share the sample in
-equal parts.
+(its duplicates, or its group), and :math:`r_g = d_1/d_2`, of lengths: under the cosine, the root of the ratio of
+:math:`1 - \cos`. Tied pool points share the sample in equal parts.
 
 What is exchanged are *units*: pool points or, where points belong together, whole groups. Units
 that are tied for good, because their points are identical, form one *cell*: a cell has
@@ -211,6 +211,8 @@ def compete(found: Distances) -> Competition:
         hits.append((waiting[row], merged.points[row, column]))
         waiting = waiting[~merged.complete]
     ratios[waiting] = 1.0
+    if found.metric == "cosine":
+        ratios = np.sqrt(ratios)  # 1 - cos is half the square of a length
     sample = np.concatenate([part for part, _ in hits])
     point = np.concatenate([part for _, part in hits])
     return _competition(found, ratios, first, nearest, sample, point, len(waiting))

@@ -23,7 +23,6 @@ import torch
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
-from memdiff.metrics.pairwise import rows_of
 from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
@@ -98,7 +97,7 @@ def data_copying(
 
     Cells are those of k-means fitted on train, in the first principal components of train where
     ``d`` is above ``components``. Distances to train are those of the full space (the authors'
-    code takes them in the components too).
+    code takes them in the components too). For the cosine distance, cells are of unit vectors.
 
     The normal law of :math:`Z` ignores that all samples share one training set and that the cells
     may be small, so the p-values come from permuting the labels "generated" and "held-out" within
@@ -288,7 +287,7 @@ def _partition(found: Distances, cells: int, components: int, seed: int) -> dict
     from sklearn.cluster import KMeans
     from sklearn.decomposition import PCA
 
-    rows = rows_of(found, "train")
+    rows = found.coordinates("train")
     axes = None
     if rows.features > components:
         chosen = np.arange(len(rows))
@@ -298,7 +297,7 @@ def _partition(found: Distances, cells: int, components: int, seed: int) -> dict
         axes = PCA(min(components, len(fitted)), random_state=seed).fit(fitted)
     partition = KMeans(cells, n_init=10, random_state=seed)
     partition.fit(_coordinates(rows, axes))
-    return {name: partition.predict(_coordinates(rows_of(found, name), axes)) for name in names}
+    return {name: partition.predict(_coordinates(found.coordinates(name), axes)) for name in names}
 
 
 def _coordinates(rows: Rows, axes: object) -> np.ndarray:

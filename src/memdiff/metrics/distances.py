@@ -17,6 +17,7 @@ from memdiff.neighbors import (
     nearest,
     nearest_distinct,
 )
+from memdiff.neighbors.coordinates import unit_rows
 from memdiff.ranks import Ranks
 
 __all__ = ["Distances"]
@@ -48,8 +49,8 @@ class Distances:
             By default this process does it all.
 
     Raises:
-        ValueError: If a set is empty or not finite, there are fewer than 2 training points, or
-            shapes differ.
+        ValueError: If a set is empty or not finite, there are fewer than 2 training points,
+            shapes differ, or a row is zero and the metric is cosine.
 
     Example:
         >>> train = torch.tensor([[0.0], [1.0], [4.0]])
@@ -91,7 +92,7 @@ class Distances:
                         f"variants[{name!r}] must have the rows of {name}, got {len(size)}."
                     )
         for name, rows in self._rows.items():
-            _require_finite(rows, name, memory_limit)
+            _require_measurable(rows, name, metric, memory_limit)
         if len(self._rows["train"]) < 2:
             raise ValueError(
                 "train must hold at least 2 points, got 1: no distance has a scale to compare "
@@ -132,12 +133,24 @@ class Distances:
         train: RowData | None,
         heldout: RowData | None,
         *,
-        metric: str = "euclidean",
+        metric: str | None = None,
     ) -> Distances:
-        """What a metric was given: ready distances, or the sets to search.
+        """What a measurement was given: ready distances, or the sets to search.
+
+        Args:
+            distances: Ready distances, of the metric they were built with.
+            generated: As in :class:`Distances`; None with ready distances.
+            train: Likewise.
+            heldout: Likewise.
+            metric: The only metric in which the measurement is defined; None where any will do,
+                as for all that compares or ranks distances.
+
+        Returns:
+            ``distances``, or those of the sets: of ``metric``, Euclidean where any will do.
 
         Raises:
-            ValueError: If both or neither were given, or the distances are of another metric.
+            ValueError: If both or neither were given, or ready distances are of a metric other
+                than the one asked for.
         """
         if distances is None:
             if generated is None or train is None:
@@ -145,13 +158,15 @@ class Distances:
                     "generated and train must both be given (or distances in their place), got "
                     f"generated={type(generated).__name__} and train={type(train).__name__}."
                 )
+            if metric is None:
+                return cls(generated=generated, train=train, heldout=heldout)
             return cls(generated=generated, train=train, heldout=heldout, metric=metric)
         if any(data is not None for data in (generated, train, heldout)):
             raise ValueError(
                 "distances must not be combined with generated, train or heldout: they hold "
                 "their own."
             )
-        if distances.metric != metric:
+        if metric is not None and distances.metric != metric:
             raise ValueError(
                 f"distances must have metric={metric!r} for this measurement, got "
                 f"{distances.metric!r}: build Distances with that metric."
@@ -165,6 +180,15 @@ class Distances:
     def rows(self, name: str) -> Rows:
         """The points of a set, as blocks to read."""
         return self._rows[name]
+
+    def coordinates(self, name: str) -> Rows:
+        """The points of a set as coordinates whose Euclidean distances order as these do.
+
+        For the cosine distance these are unit vectors, float64 ``(N, d)``:
+        ``1 - cos = |x - y|^2 / 2``; otherwise the points as they are.
+        """
+        rows = self._rows[name]
+        return rows.map(unit_rows) if self.metric == "cosine" else rows
 
     def data(self, name: str) -> RowData:
         """The points of a set, as they were given."""
@@ -336,13 +360,20 @@ def _closest(found: Sequence[Neighbors], k: int, labels: Tensor | None) -> Neigh
     return Neighbors(distances.gather(1, rank), indices.gather(1, rank))
 
 
-def _require_finite(rows: Rows, name: str, memory_limit: int) -> None:
-    """Refuse values that are not finite, by the name of their set: no metric means anything."""
+def _require_measurable(rows: Rows, name: str, metric: str, memory_limit: int) -> None:
+    """Refuse rows that have no distance, by the name of their set."""
     size = max(1, memory_limit // (32 * rows.features))
     for start in range(0, len(rows), size):
-        finite = torch.isfinite(rows.read(start, min(start + size, len(rows)))).all(1)
+        block = rows.read(start, min(start + size, len(rows)))
+        finite = torch.isfinite(block).all(1)
         if not bool(finite.all()):
             raise ValueError(
                 f"{name} must be finite, got NaN or infinity in row "
                 f"{start + int((~finite).nonzero()[0])}: remove or repair it."
+            )
+        zero = (block == 0).all(1)
+        if metric == "cosine" and bool(zero.any()):
+            raise ValueError(
+                f"{name} has a zero vector in row {start + int(zero.nonzero()[0])}, which has no "
+                f"direction for the cosine distance: remove it or use metric='euclidean'."
             )

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap, clopper_pearson
-from memdiff.metrics.pairwise import Pairwise, moments, rows_of
+from memdiff.metrics.pairwise import Pairwise, moments
 from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows, self_nearest
 
@@ -97,8 +97,8 @@ def fidelity(
         heldout: Features of the held-out points ``(H, *S)``, for the null; of more than ``M``,
             ``M`` are chosen at random, for recall depends on the number. Without more than
             ``neighbors`` of them there is no null of recall.
-        distances: Ready Euclidean distances, in place of the three sets. Their ``memory_limit``
-            bounds the strips of the ``M x N`` distances.
+        distances: Ready distances, in place of the three sets: balls are of their metric. Their
+            ``memory_limit`` bounds the strips of the ``M x N`` distances.
         neighbors: ``k``.
         level: Coverage of the intervals. Those of precision and density are of independent
             samples, given train; those of recall and coverage take the larger of the variance
@@ -135,13 +135,15 @@ def fidelity(
             f"of train {n}, got {neighbors}."
         )
     radii = found.to_train("train", neighbors).distances[:, -1]
-    centre = moments(rows_of(found, "train"), "train", memory_limit=found.memory_limit)[0]
-    ours = _balls(found, rows_of(found, "generated"), radii, centre, neighbors, seed)
+    if found.metric == "cosine":  # radii of the same balls among unit vectors
+        radii = (2.0 * radii).sqrt()
+    centre = moments(found.coordinates("train"), "train", memory_limit=found.memory_limit)[0]
+    ours = _balls(found, found.coordinates("generated"), radii, centre, neighbors, seed)
     inside = int((ours.counts > 0).sum())
     scores = ours.counts.to(torch.float64) / neighbors
     precision_null = recall_null = None
     if found.has_heldout:
-        rows = rows_of(found, "heldout")
+        rows = found.coordinates("heldout")
         if len(rows) > m:
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
             rows = Rows(rows.gather(order[:m].sort()[0]), "heldout")
@@ -197,7 +199,7 @@ def _balls(
         own = near.distances[:, -1]
     pairs = Pairwise(
         samples,
-        rows_of(found, "train"),
+        found.coordinates("train"),
         centre=centre,
         memory_limit=found.memory_limit // 2,
     )

@@ -101,8 +101,9 @@ def fld(
         train: Features of the training points ``(N, *S)``, at least 4.
         heldout: Features of the held-out points ``(H, *S)``, at least 4, required. Points of
             train in their place hide overfitting.
-        distances: Ready distances, in place of the three sets. Their ``memory_limit`` bounds the
-            ``M x N`` distances: above it they are computed anew in every epoch.
+        distances: Ready distances, in place of the three sets; their points alone matter,
+            whatever their metric. Their ``memory_limit`` bounds the ``M x N`` distances: above it
+            they are computed anew in every epoch.
         epochs: Number of steps of Adam, 1 to 50.
         learning_rate: Its step size.
         max_components: Most samples that become components, chosen at random; also of the base

@@ -21,8 +21,9 @@ class Ratio(MetricResult):
 
     Attributes:
         threshold: The threshold :math:`k`.
-        chance: :math:`k^r`, the share that perfect samples of locally constant density would
-            score, or None where the dimension cannot be estimated.
+        chance: :math:`k^r` (:math:`k^{r/2}` for cosine distances), the share that perfect samples
+            of locally constant density would score, or None where the dimension cannot be
+            estimated.
         dimension: The intrinsic dimension :math:`r` used for it.
         num_groups: Number of groups of training points taken as one point.
         largest_group: Size of the largest of them.
@@ -57,6 +58,8 @@ def ratio(
 
     The share has no universal zero: :math:`P(d_1/d_2 < k) = k^r` for perfect samples in intrinsic
     dimension :math:`r`, 1/9 in the plane at 1/3. Compare with ``chance`` and with ``null``.
+    Cosine distances grow as the square of the angle: their ratios, and the exponent :math:`r/2`,
+    are those of squared distances.
 
     Args:
         generated: Samples ``(M, *S)``.
@@ -107,15 +110,16 @@ def ratio(
         null = Null(
             below / len(fresh), clopper_pearson(below, len(fresh), level), "held-out points"
         )
+    power = 2.0 if found.metric == "cosine" else 1.0
     if dimension is None and groups.num_groups > 2:
-        dimension = _dimension(found)
+        dimension = _dimension(found, power)
     return Ratio(
         value=hits / len(scores),
         scores=scores,
         interval=clopper_pearson(hits, len(scores), level),
         null=null,
         threshold=threshold,
-        chance=None if dimension is None else threshold**dimension,
+        chance=None if dimension is None else threshold ** (dimension / power),
         dimension=dimension,
         num_groups=groups.num_groups,
         largest_group=int(groups.sizes.max()),
@@ -129,8 +133,15 @@ def _ratios(found: Distances, name: str, distinct: bool) -> tuple[Tensor, int]:
     return torch.where(undefined, 0.0, d_1 / d_2), int(undefined.sum())
 
 
-def _dimension(found: Distances) -> float | None:
-    """Two-nearest-neighbour dimension of one point of each group of duplicates."""
+def _dimension(found: Distances, power: float) -> float | None:
+    """Two-nearest-neighbour dimension of one point of each group of duplicates.
+
+    Distances are proportional to a power of lengths. Points that are not duplicates and yet have
+    no distance, as parallel ones under the cosine, are left out.
+    """
     near = found.to_train("train", 2, distinct=True).distances[found.duplicates.representatives()]
+    near = near[near[:, 0] > 0.0]
+    if len(near) == 0:
+        return None
     mean_log = float((near[:, 1] / near[:, 0]).log().mean())
-    return None if mean_log == 0.0 else 1.0 / mean_log  # a lattice has no scale of its own
+    return None if mean_log == 0.0 else power / mean_log  # a lattice has no scale of its own

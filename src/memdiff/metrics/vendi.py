@@ -73,7 +73,8 @@ def vendi(
         train: Features of the training points ``(N, *S)``: null without held-out points, and
             scale of the default bandwidth.
         heldout: Features of the held-out points ``(H, *S)``, for the null.
-        distances: Ready distances, in place of the three sets; any metric.
+        distances: Ready distances, in place of the three sets; their points
+            alone matter, whatever their metric.
         kernel: ``"cosine"``, or ``"rbf"`` for :math:`\exp(-|x - y|^2/(2 h^2))`.
         bandwidth: :math:`h` of the RBF kernel; by default the median distance between (at most
             1000 random) training points.
@@ -111,10 +112,7 @@ def vendi(
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}.")
     if max_samples < 1:
         raise ValueError(f"max_samples must be at least 1, got {max_samples}.")
-    if distances is None:
-        found = Distances.resolve(None, generated, train, heldout)
-    else:
-        found = Distances.resolve(distances, generated, train, heldout, metric=distances.metric)
+    found = Distances.resolve(distances, generated, train, heldout)
     if kernel == "rbf" and bandwidth is None:
         bandwidth = _median_distance(rows_of(found, "train"), seed)
     rows = rows_of(found, "generated")

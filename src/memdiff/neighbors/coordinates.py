@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memdiff.sources import Rows
 
-__all__ = ["Coordinates", "Survey", "squared_distances", "unit_scale"]
+__all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows", "unit_scale"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Coordinates:
                         f"{self.name} has a zero vector in row {row}, which has no direction: "
                         f"remove it or use metric='euclidean'."
                     )
-                raw = _unit(raw)
+                raw = unit_rows(raw)
                 largest = 1.0
             else:
                 largest = max(largest, float(size.max()))
@@ -103,13 +103,14 @@ class Coordinates:
     def _convert(self, raw: Tensor) -> Tensor:
         raw = raw.to(torch.float64)
         if self.unit:
-            return _unit(raw)
+            return unit_rows(raw)
         return raw if self.scale == 1.0 else raw * self.scale
 
 
-def _unit(raw: Tensor) -> Tensor:
-    """Rows of unit length; dividing by the largest element first avoids overflow."""
-    raw = raw / raw.abs().amax(1, keepdim=True)
+def unit_rows(points: Tensor) -> Tensor:
+    """Points ``(n, *S)``, none of them zero, as float64 vectors ``(n, d)`` of length 1."""
+    raw = points.flatten(1).to(torch.float64)
+    raw = raw / raw.abs().amax(1, keepdim=True)  # so that no square overflows
     return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True)
 
 
