@@ -1,4 +1,4 @@
-"""Everything that one descriptor has to say: tests, measurements, and where they failed."""
+"""Everything that one descriptor has to say: the tests, and measurements beside the verdict."""
 
 from __future__ import annotations
 
@@ -10,38 +10,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.audit.clumping import Clumping, clumping
-from memdiff.audit.flagging import flag
 from memdiff.audit.settings import AuditSettings
-from memdiff.audit.verdict import DescriptorTest
 from memdiff.metrics import (
-    Conformal,
+    Competition,
+    CopyingTests,
     Distances,
-    Exceedance,
-    ExcessCopies,
-    Exchange,
+    Exchangeability,
     MetricResult,
     authenticity,
     calibrated_l2,
-    conformal_local,
+    copying_tests,
     data_copying,
-    exceedance,
-    excess_copies,
-    exchange,
+    exchangeability,
     fidelity,
     fld,
     maximal_similarity,
     ratio,
     vendi,
 )
-from memdiff.metrics.closeness import Reference, Statistic
-from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
-__all__ = ["Evidence", "Measurement", "Tests", "measure", "run_tests"]
+__all__ = ["Evidence", "Features", "Measurement", "measure", "test"]
 
-# FLD fits a mixture with one component a sample: above this many points a set is subsampled.
+_BESIDE = 1000
+"""Points of each set that the measurements beside the verdict use, unless all are asked for."""
+
+# FLD fits a mixture with one component per sample: above this many points a set is subsampled.
 _FLD_POINTS = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The sets as one descriptor sees them.
+
+    Attributes:
+        name: The descriptor.
+        metric: ``"euclidean"`` or ``"cosine"``.
+        settings: How the features were made, with a fingerprint.
+        rows: Features ``(N, e)`` of ``generated``, ``train`` and, if there is one, ``heldout``.
+        variants: Features of transformed versions of each set, in the order of the transforms.
+        transforms: Names of the transforms, the identity first.
+    """
+
+    name: str
+    metric: str
+    settings: Mapping[str, Any]
+    rows: Mapping[str, Tensor | Rows]
+    variants: Mapping[str, Sequence[Tensor | Rows]]
+    transforms: tuple[str, ...] = ("identity",)
+
+    def select(self, index: Mapping[str, Tensor]) -> Features:
+        """Some points of some sets, in the order of the index."""
+
+        def chosen(name: str, rows: Tensor | Rows) -> Tensor | Rows:
+            if name not in index:
+                return rows
+            return rows.select(index[name]) if isinstance(rows, Rows) else rows[index[name]]
+
+        return Features(
+            self.name,
+            self.metric,
+            self.settings,
+            {name: chosen(name, rows) for name, rows in self.rows.items()},
+            {
+                name: [chosen(name, rows) for rows in versions]
+                for name, versions in self.variants.items()
+            },
+            self.transforms,
+        )
+
+    def distances(self, **options: Any) -> Distances:  # noqa: ANN401
+        """The distances between the sets."""
+        return Distances(
+            generated=self.rows["generated"],
+            train=self.rows["train"],
+            heldout=self.rows.get("heldout"),
+            metric=self.metric,
+            variants=self.variants,
+            **options,
+        )
 
 
 @dataclass(frozen=True)
@@ -64,216 +111,163 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Tests:
-    """The tests of one descriptor: all that the verdict rests on, and the flagged lists.
-
-    Attributes:
-        summary: What the verdict needs.
-        by_distance: Exceedance test of the distance to train.
-        by_scale: Exceedance test on the local scale.
-        shares: Exchange test, or None without held-out data.
-        copies: Excess copies at the 1 % quantile of the reference: the headline.
-        closest: Excess copies below the closest reference point: the upper bound.
-        flags: Conformal p-values, the larger of those by distance and on the local scale, and the
-            flagged list; the scores are distances.
-        local_flags: Those on the local scale alone, or None without held-out data.
-        clumping: How far the samples repeat each other.
-    """
-
-    summary: DescriptorTest
-    by_distance: Exceedance
-    by_scale: Exceedance
-    shares: Exchange | None
-    copies: ExcessCopies
-    closest: ExcessCopies
-    flags: Conformal
-    local_flags: Conformal | None
-    clumping: Clumping
-
-
-def run_tests(found: Distances, settings: AuditSettings) -> Tests:
-    """Run the tests: what :func:`memdiff.audit.self_check` calibrates is what an audit runs.
-
-    Args:
-        found: The distances.
-        settings: Settings of the audit.
-
-    Returns:
-        The tests.
-    """
-    has_heldout = found.has_heldout and found.size("heldout") >= 2
-    reference: Reference = "heldout" if has_heldout else "train"
-    local: Statistic = "local" if has_heldout else "ratio"
-    size = found.size(reference)
-    common: dict[str, Any] = {
-        "distances": found,
-        "reference": reference,
-        "seed": settings.seed,
-    }
-    by_distance = exceedance(**common)
-    by_scale = exceedance(**common, statistic=local)
-    shares = exchange(distances=found, seed=settings.seed) if has_heldout else None
-    copies = excess_copies(**common, quantile=0.01)
-    closest = excess_copies(**common, quantile=1.0 / (size + 1))
-    rate = settings.false_discovery_rate
-    flags = flag(found, reference, local, rate)
-    local_flags = (
-        conformal_local(distances=found, false_discovery_rate=rate) if has_heldout else None
-    )
-    clumps = clumping(found, reference)
-    assert copies.interval is not None and closest.interval is not None
-    summary = DescriptorTest(
-        p_distance=clumps.p_value(by_distance, size),
-        p_local=clumps.p_value(by_scale, size),
-        p_share=None if shares is None else shares.p_value,
-        copied=copies.value,
-        copied_low=copies.interval.low,
-        copied_high=copies.interval.high,
-        upper_bound=closest.interval.high,
-    )
-    return Tests(
-        summary=summary,
-        by_distance=by_distance,
-        by_scale=by_scale,
-        shares=shares,
-        copies=copies,
-        closest=closest,
-        flags=flags,
-        local_flags=local_flags,
-        clumping=clumps,
-    )
-
-
-@dataclass(frozen=True)
 class Evidence:
     """What one descriptor says.
 
     Attributes:
-        name: The descriptor.
-        settings: How the features were made, with a fingerprint.
-        metric: ``"euclidean"`` or ``"cosine"``.
-        test: What the verdict needs.
-        by_distance: Exceedance test of the distance to train.
-        by_scale: Exceedance test on the local scale.
-        shares: Exchange test, or None without held-out data.
-        copies: Excess copies at the 1 % quantile of the reference: the headline.
-        closest: Excess copies below the closest reference point: the upper bound.
-        flags: Conformal p-values, the larger of those by distance and on the local scale, and the
-            flagged list; the scores are distances.
-        local_flags: Those on the local scale alone, or None without held-out data.
-        clumping: How far the samples repeat each other.
+        features: The sets as it sees them.
+        distances: Distances between the points that the tests compare.
+        compared: Index of those points in the sets, of ``train`` and ``heldout``.
+        tests: The tests, or None without held-out data.
+        exchangeability: Whether train and held-out are exchangeable, or None without the latter.
         measurements: Further metrics.
-        distances: The searches behind it all.
-        variant: For each sample the transform under which it is closest, as an index.
+        measured: Number of points of each set that these used, at most.
     """
 
-    name: str
-    settings: Mapping[str, Any]
-    metric: str
-    test: DescriptorTest
-    by_distance: Exceedance
-    by_scale: Exceedance
-    shares: Exchange | None
-    copies: ExcessCopies
-    closest: ExcessCopies
-    flags: Conformal
-    local_flags: Conformal | None
-    clumping: Clumping
-    measurements: Sequence[Measurement]
+    features: Features
     distances: Distances
-    variant: Tensor
+    compared: Mapping[str, Tensor]
+    tests: CopyingTests | None
+    exchangeability: Exchangeability | None
+    measurements: Sequence[Measurement] = ()
+    measured: int = 0
 
+    @property
+    def name(self) -> str:
+        """The descriptor."""
+        return self.features.name
 
-def measure(
-    name: str,
-    features: Mapping[str, Tensor | Rows],
-    variants: Mapping[str, Sequence[Tensor | Rows]],
-    *,
-    metric: str,
-    tolerance: float,
-    descriptor_settings: Mapping[str, Any],
-    settings: AuditSettings,
-    progress: Callable[[str], None] | None = None,
-    ranks: Ranks | None = None,
-) -> Evidence:
-    """Measure the features of one descriptor.
+    @property
+    def metric(self) -> str:
+        """Its distance."""
+        return self.features.metric
 
-    Args:
-        name: The descriptor.
-        features: Rows ``(N, e)`` of ``generated``, ``train`` and, if there is one, ``heldout``.
-        variants: Rows of transformed versions of each set, in the order of the invariance.
-        metric: ``"euclidean"`` or ``"cosine"``.
-        tolerance: Distance of duplicates in these features.
-        descriptor_settings: How the features were made.
-        settings: Settings of the audit.
-        progress: Receives the name of each measurement before it is made.
-        ranks: Processes that share the searches; each makes the same call.
+    def nearest(self, name: str) -> tuple[Tensor, Tensor]:
+        """Distance to and index of the nearest point of ``"train"`` or ``"heldout"``, ``(M,)``."""
+        if self.tests is not None:
+            distance, index = getattr(self.tests.competition, name)
+            found, place = torch.from_numpy(distance), torch.from_numpy(index)
+        else:
+            near = self.distances.to_train("generated")
+            found, place = near.distances[:, 0].cpu(), near.indices[:, 0].cpu()
+        return found, self.compared[name][place]
 
-    Returns:
-        The evidence.
-    """
+    def ratios(self) -> Tensor:
+        """How close each sample is on its own scale, ``(M,)``; small is suspicious.
 
-    def note(stage: str) -> None:
-        if progress is not None:
-            progress(stage)
+        The ratios of the competition, above 1 for samples that fall on decoys. Without held-out
+        data those of the two nearest training points.
+        """
+        if self.tests is not None:
+            return self.tests.tail.scores
+        return ratio(distances=self.distances).scores.cpu()
 
-    found = Distances(
-        generated=features["generated"],
-        train=features["train"],
-        heldout=features.get("heldout"),
-        metric=metric,
-        tolerance=tolerance,
-        variants=variants,
-        ranks=ranks,
-    )
-    note("tests")
-    tests = run_tests(found, settings)
-    measurements = []
-    for entry in _PANEL:
-        note(entry.title)
-        if entry.only is not None and metric != entry.only:
-            continue
-        measurements.append(entry.measure(found, features, settings))
-    return Evidence(
-        name=name,
-        settings=descriptor_settings,
-        metric=metric,
-        test=tests.summary,
-        by_distance=tests.by_distance,
-        by_scale=tests.by_scale,
-        shares=tests.shares,
-        copies=tests.copies,
-        closest=tests.closest,
-        flags=tests.flags,
-        local_flags=tests.local_flags,
-        clumping=tests.clumping,
-        measurements=tuple(measurements),
-        distances=found,
-        variant=_closest_variant(features, variants, found, metric),
-    )
-
-
-def _closest_variant(
-    features: Mapping[str, Tensor | Rows],
-    variants: Mapping[str, Sequence[Tensor | Rows]],
-    found: Distances,
-    metric: str,
-) -> Tensor:
-    """Which version of each sample is nearest to its nearest training point."""
-    versions = (features["generated"], *variants.get("generated", ()))
-    closest: list[Tensor] = []
-    for index in found.to_train("generated").indices[:, 0].split(1024):
-        target = features["train"][index].to(torch.float64)
-        start = len(closest) * 1024
+    def closest_variant(self, which: Tensor) -> Tensor:
+        """Under which transform some samples are closest to their nearest training point."""
+        versions = (
+            self.features.rows["generated"],
+            *self.features.variants.get("generated", ()),
+        )
+        if len(versions) == 1:
+            return torch.zeros(len(which), dtype=torch.int64)
+        target = self.features.rows["train"][self.nearest("train")[1][which]].to(torch.float64)
         apart = []
         for version in versions:
-            rows = version[start : start + len(index)].to(torch.float64)
-            if metric == "cosine":
+            rows = version[which].to(torch.float64)
+            if self.metric == "cosine":
                 apart.append(-torch.cosine_similarity(rows, target, dim=1))
             else:
                 apart.append((rows - target).norm(dim=1))
-        closest.append(torch.stack(apart).argmin(0))
-    return torch.cat(closest)
+        return torch.stack(apart).argmin(0).cpu()
+
+
+def test(
+    features: Features,
+    compared: Mapping[str, Tensor],
+    *,
+    groups: Mapping[str, Tensor],
+    duplicates: Tensor,
+    settings: AuditSettings,
+    refine: Callable[[Competition], Competition] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Evidence:
+    """Let training and held-out points compete in the features of one descriptor.
+
+    Args:
+        features: The features.
+        compared: Index of the points to compare, of ``train`` and ``heldout``.
+        groups: Labels of points that belong together, of the sets as they are; empty for none.
+        duplicates: Labels of duplicated training points.
+        settings: Settings of the audit.
+        refine: Makes another competition of the first (alignment of images), without a look at
+            labels.
+        **options: Further options of :class:`~memdiff.metrics.Distances`.
+
+    Returns:
+        The evidence, without further measurements.
+    """
+    index = {name: some for name, some in compared.items() if len(some) < len(features.rows[name])}
+    found = features.select(index).distances(
+        groups={name: labels[compared[name]] for name, labels in groups.items()} or None,
+        duplicates={"train": duplicates[compared["train"]]},
+        **options,
+    )
+    if not found.has_heldout:
+        return Evidence(features, found, compared, None, None)
+    competition = None
+    if refine is not None:
+        from memdiff.metrics import compete
+
+        competition = refine(compete(found))
+    tests = copying_tests(
+        found,
+        competition=competition,
+        rate=settings.false_discovery_rate,
+        resolution=settings.resolution,
+        seed=settings.seed,
+    )
+    return Evidence(
+        features, found, compared, tests, exchangeability(found, seed=settings.seed)
+    )
+
+
+def measure(
+    evidence: Evidence, settings: AuditSettings, progress: Callable[[str], None] | None = None
+) -> Evidence:
+    """Add the measurements beside the verdict.
+
+    Args:
+        evidence: The evidence so far.
+        settings: Settings of the audit; ``full`` says whether all points are used.
+        progress: Receives the name of each measurement before it is made.
+
+    Returns:
+        The evidence with them.
+    """
+    most = None if settings.full else _BESIDE
+    some = {}
+    for position, (name, rows) in enumerate(evidence.features.rows.items()):
+        if most is not None and len(rows) > most:
+            generator = torch.Generator().manual_seed(settings.seed * 10 + position)
+            some[name] = torch.randperm(len(rows), generator=generator)[:most].sort().values
+    features = evidence.features.select(some) if some else evidence.features
+    found = features.distances(ranks=evidence.distances.ranks)
+    measurements = []
+    for entry in _PANEL:
+        if entry.only is not None and features.metric != entry.only:
+            continue
+        if progress is not None:
+            progress(entry.title)
+        measurements.append(entry.measure(found, features.rows, settings))
+    return Evidence(
+        evidence.features,
+        evidence.distances,
+        evidence.compared,
+        evidence.tests,
+        evidence.exchangeability,
+        tuple(measurements),
+        max(len(rows) for rows in features.rows.values()),
+    )
 
 
 @dataclass(frozen=True)

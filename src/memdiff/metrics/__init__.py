@@ -2,82 +2,90 @@
 
 from memdiff.metrics.authenticity import Authenticity, authenticity
 from memdiff.metrics.calibrated import CalibratedL2, calibrated_l2
-from memdiff.metrics.closeness import closeness
-from memdiff.metrics.conformal import (
-    Conformal,
-    benjamini_hochberg,
-    conformal,
-    conformal_local,
-)
+from memdiff.metrics.competition import Cells, Competition, compete
+from memdiff.metrics.copied_fraction import CopiedFraction, copied_fraction
+from memdiff.metrics.copying import CopyingTests, copying_tests
 from memdiff.metrics.data_copying import CellStatistic, DataCopying, data_copying
+from memdiff.metrics.discoveries import Discoveries, discoveries
 from memdiff.metrics.distances import Distances
-from memdiff.metrics.exceedance import Exceedance, ExcessCopies, exceedance, excess_copies
-from memdiff.metrics.exchange import Exchange, exchange
+from memdiff.metrics.exchangeability import Exchangeability, exchangeability
 from memdiff.metrics.extraction import Extraction, Extrapolation, extraction
 from memdiff.metrics.fidelity import Estimate, Fidelity, fidelity
 from memdiff.metrics.fld import FLD, LikelihoodGap, fld
 from memdiff.metrics.intervals import Interval, bootstrap, clopper_pearson
 from memdiff.metrics.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+from memdiff.metrics.local_exceedance import LocalExceedance, local_exceedance
 from memdiff.metrics.mifid import MiFID, mifid
 from memdiff.metrics.ratio import Ratio, ratio
+from memdiff.metrics.repeated_cell import RepeatedCell, repeated_cell
 from memdiff.metrics.result import MetricResult, Null
 from memdiff.metrics.richness import Richness, chao1, good_toulmin
+from memdiff.metrics.share import ShareTest, share_test
 from memdiff.metrics.similarity import (
     MaximalSimilarity,
     SimilaritySummary,
     maximal_similarity,
 )
+from memdiff.metrics.tail import TailTest, tail_test
 from memdiff.metrics.tolerance import ToleranceFraction, tolerance_fraction
 from memdiff.metrics.vendi import Vendi, vendi
 
 __all__ = [
-    "FLD",
     "Authenticity",
     "CalibratedL2",
     "CellStatistic",
-    "Conformal",
+    "Cells",
+    "Competition",
+    "CopiedFraction",
+    "CopyingTests",
     "DataCopying",
+    "Discoveries",
     "Distances",
     "Estimate",
-    "Exceedance",
-    "ExcessCopies",
-    "Exchange",
+    "Exchangeability",
     "Extraction",
     "Extrapolation",
+    "FLD",
     "Fidelity",
     "Interval",
     "IntrinsicDimension",
     "LikelihoodGap",
+    "LocalExceedance",
     "MaximalSimilarity",
     "MetricResult",
     "MiFID",
     "Null",
     "Ratio",
+    "RepeatedCell",
     "Richness",
+    "ShareTest",
     "SimilaritySummary",
+    "TailTest",
     "ToleranceFraction",
     "Vendi",
     "authenticity",
-    "benjamini_hochberg",
     "bootstrap",
     "calibrated_l2",
     "chao1",
     "clopper_pearson",
-    "closeness",
-    "conformal",
-    "conformal_local",
+    "compete",
+    "copied_fraction",
+    "copying_tests",
     "data_copying",
-    "exceedance",
-    "excess_copies",
-    "exchange",
+    "discoveries",
+    "exchangeability",
     "extraction",
     "fidelity",
     "fld",
     "good_toulmin",
     "intrinsic_dimension",
+    "local_exceedance",
     "maximal_similarity",
     "mifid",
     "ratio",
+    "repeated_cell",
+    "share_test",
+    "tail_test",
     "tolerance_fraction",
     "vendi",
 ]

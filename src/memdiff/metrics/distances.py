@@ -41,6 +41,8 @@ class Distances:
             points that belong together (a patient's scans, the frames of a video). Labels are
             shared between the sets. :meth:`apart` and leave-one-out searches among held-out
             points then leave out the whole group.
+        duplicates: Labels of points of a set that count as duplicates, int64, in place of those
+            within ``tolerance``.
         variants: Further versions of the points of a set (``"generated"``, ``"heldout"``,
             ``"train"``), such as mirrored images, each with the rows of the set. As a query, a
             point is as close as the closest of its versions; what is searched stays as given.
@@ -69,6 +71,7 @@ class Distances:
         metric: str = "euclidean",
         tolerance: float = 0.0,
         groups: Mapping[str, Tensor] | None = None,
+        duplicates: Mapping[str, Tensor] | None = None,
         variants: Mapping[str, Sequence[RowData]] | None = None,
         memory_limit: int = MEMORY_LIMIT,
         ranks: Ranks | None = None,
@@ -104,7 +107,9 @@ class Distances:
         self.ranks = Ranks() if ranks is None else ranks
         self.groups = self._checked_groups(groups)
         self._found: dict[tuple[str, str, bool], Neighbors] = {}
-        self._duplicates: dict[str, DuplicateGroups] = {}
+        self._duplicates = {
+            name: DuplicateGroups.of(labels) for name, labels in (duplicates or {}).items()
+        }
         self._values: Tensor | None = None
 
     def _checked_groups(self, groups: Mapping[str, Tensor] | None) -> dict[str, Tensor]:

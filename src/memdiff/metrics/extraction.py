@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.metrics.conformal import conformal
+from memdiff.metrics.discoveries import discoveries
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level, clopper_pearson
 from memdiff.metrics.result import MetricResult, Null
@@ -97,19 +97,19 @@ def extraction(
     r"""Extracted share of the training points, per point, and its growth with the budget.
 
     What counts as a copy is one of ``flagged``, ``threshold`` and ``false_discovery_rate``; with
-    held-out points and none of them, the conformal list at 0.1. Errors of that choice are not in
+    held-out points and none of them, the flagged list at 0.1. Errors of that choice are not in
     the intervals, which speak of the samples drawn. A false copy is mostly the only one of its
     training point, so the extrapolations suffer more from false copies than the share does.
 
     Args:
         generated: Samples ``(M, *S)``, drawn independently.
         train: Training points ``(N, *S)``.
-        heldout: Held-out points ``(H, *S)``, for the conformal list and for the null.
+        heldout: Held-out points ``(H, *S)``, for the flagged list and for the null.
         distances: Ready distances, in place of the three sets. Their ``tolerance`` says which
             training points are duplicates.
         flagged: The copies, bool ``(M,)`` or int64 indices of samples.
         threshold: Samples at most this far from train are copies.
-        false_discovery_rate: Level of the list of :func:`memdiff.metrics.conformal`.
+        false_discovery_rate: Level of the list of :func:`memdiff.metrics.discoveries`.
         factors: Budgets to extrapolate to, over ``M``, each above 1.
         level: Coverage of the intervals.
 
@@ -168,9 +168,9 @@ def extraction(
             null = _null(found, threshold, labels, distinct, level)
     else:
         rate = 0.1 if false_discovery_rate is None else false_discovery_rate
-        copied = conformal(distances=found, false_discovery_rate=rate, level=level).flagged
-        criterion = f"conformal list at false-discovery rate {rate:g}"
-        null = Null(0.0, None, f"no list with probability {1.0 - rate:g} at least")
+        copied = discoveries(distances=found, rate=rate, level=level).flagged.to(scores.device)
+        criterion = f"flagged at false-discovery rate {rate:g}"
+        null = Null(0.0, None, "decoys")
     counts = labels[indices[copied]].bincount(minlength=distinct)
     hit = counts > 0
     extracted = int(hit.sum())

@@ -128,6 +128,8 @@ def _most_repeated(found: Distances, looked: np.ndarray) -> tuple[int, int]:
     near = self_nearest(
         rows, wide, metric=found.metric, memory_limit=found.memory_limit, ranks=found.ranks
     ).distances.cpu().numpy()
+    if found.metric == "cosine":
+        near = np.sqrt(near)  # 1 - cos is half the square of a length
     inner, outer = near[:, k - 1], near[:, wide - 1]
     ratio = np.where(inner == 0.0, 0.0, inner / np.where(outer == 0.0, 1.0, outer))
     best = float(ratio.min())

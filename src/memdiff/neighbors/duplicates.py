@@ -28,6 +28,12 @@ class DuplicateGroups:
     labels: Tensor
     sizes: Tensor
 
+    @classmethod
+    def of(cls, labels: Tensor) -> DuplicateGroups:
+        """The groups of any integer labels ``(N,)``, numbered by their first points."""
+        numbered = _numbered(labels)
+        return cls(numbered, torch.bincount(numbered))
+
     @property
     def num_groups(self) -> int:
         """Number of groups; ``N`` if nothing is duplicated."""
@@ -93,8 +99,7 @@ def duplicate_groups(
             labels,
             Ranks() if ranks is None else ranks,
         )
-    labels = _numbered(labels)
-    return DuplicateGroups(labels, torch.bincount(labels))
+    return DuplicateGroups.of(labels)
 
 
 def _numbered(labels: Tensor) -> Tensor:
