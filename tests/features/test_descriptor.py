@@ -16,6 +16,7 @@ from memdiff.features import (
     Pixels,
     Preprocessing,
     TableColumns,
+    Thumbnail,
 )
 from memdiff.features.descriptor import signed_pixels
 from memdiff.neighbors import nearest
@@ -30,6 +31,7 @@ IMAGE_DESCRIPTORS = {
     "pixels": Pixels,
     "downscaled": lambda: Downscaled(5),
     "dct": lambda: DCT((4, 6)),
+    "thumbnail": lambda: Thumbnail(5),
     "pca": lambda: PCA(5),
     "whitened": lambda: PCA(5, whiten=True),
     "network": lambda: Network(tiny_network(), name="tiny", preprocessing=Preprocessing()),

@@ -14,6 +14,7 @@ from memdiff.features import (
     Downscaled,
     Pixels,
     TableColumns,
+    Thumbnail,
     TorchScript,
     parse_descriptor,
 )
@@ -34,6 +35,7 @@ def script(tmp_path):
         ("downscaled:16", Downscaled(16)),
         ("pca:64", PCA(64)),
         ("dct:8", DCT(8)),
+        ("thumbnail:8", Thumbnail(8)),
     ],
 )
 def test_text_gives_the_descriptor(text, expected):

@@ -1,5 +1,6 @@
 """Descriptors: rows for neighbour search, from pixels to the features of a network."""
 
+from memdiff.features.alignment import registered_residual
 from memdiff.features.cache import FeatureCache
 from memdiff.features.columns import TableColumns
 from memdiff.features.dct import DCT
@@ -19,6 +20,7 @@ from memdiff.features.parsing import DESCRIPTOR_FORMS, parse_descriptor
 from memdiff.features.pca import PCA, PrincipalAxes
 from memdiff.features.pixels import Pixels
 from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
+from memdiff.features.thumbnail import Thumbnail
 from memdiff.features.torchscript import TorchScript
 from memdiff.features.transformers_model import TransformersModel
 
@@ -43,8 +45,10 @@ __all__ = [
     "Rotate90",
     "Shift",
     "TableColumns",
+    "Thumbnail",
     "TorchScript",
     "TransformersModel",
     "parse_descriptor",
     "parse_invariance",
+    "registered_residual",
 ]

@@ -81,6 +81,10 @@ class Descriptor(ABC):
     metric: Metric = "euclidean"
     """The distance that suits the features, as :func:`memdiff.neighbors.nearest` takes it."""
 
+    invariance: ClassVar[str | None] = None
+    """Transforms that the search applies to the queries of this descriptor, beside those that the
+    user asks for, as :func:`~memdiff.features.invariance.parse_invariance` takes them."""
+
     worth_caching: ClassVar[bool] = True
     """False where computing the features costs no more than reading them from disk."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from memdiff.features.columns import TableColumns
@@ -12,6 +13,7 @@ from memdiff.features.onnx_model import OnnxModel
 from memdiff.features.pca import PCA
 from memdiff.features.pixels import Pixels
 from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
+from memdiff.features.thumbnail import Thumbnail
 from memdiff.features.torchscript import TorchScript
 from memdiff.features.transformers_model import TransformersModel
 
@@ -22,6 +24,7 @@ DESCRIPTOR_FORMS = (
     "downscaled:SIZE",
     "pca:COMPONENTS",
     "dct:SIZE",
+    "thumbnail:SIDE",
     "table",
     "sscd:FILE[:PRESET]",
     "torchscript:FILE:PRESET",
@@ -30,11 +33,19 @@ DESCRIPTOR_FORMS = (
 )
 """What :func:`parse_descriptor` takes, for a help text."""
 
+_SIZED: dict[str, Callable[[int], Descriptor]] = {
+    "downscaled": Downscaled,
+    "pca": PCA,
+    "dct": DCT,
+    "thumbnail": Thumbnail,
+}
+
 
 def parse_descriptor(text: str) -> Descriptor:
     """Make a descriptor of ``NAME`` or ``NAME:ARGUMENT``.
 
-    - ``pixels``, ``table``, ``downscaled:16``, ``pca:64``, ``dct:8``;
+    - ``pixels``, ``table``, ``downscaled:16``, ``pca:64``, ``dct:8``,
+      ``thumbnail:8``;
     - ``sscd:FILE``: a TorchScript file of the SSCD authors, with the preprocessing that they
       recommend (``sscd-288``) unless another preset follows;
     - ``torchscript:FILE:PRESET``: any TorchScript file; there is no default preset;
@@ -69,13 +80,13 @@ def parse_descriptor(text: str) -> Descriptor:
         if colon:
             raise ValueError(f"features {noun!r} take no argument, got {text!r}; give {noun!r}.")
         return Pixels() if noun == "pixels" else TableColumns()
-    if noun in ("downscaled", "pca", "dct"):
+    if noun in ("downscaled", "pca", "dct", "thumbnail"):
         if not (argument.isascii() and argument.isdigit() and int(argument) >= 1):
             raise ValueError(
                 f"features {noun!r} need a number, got {text!r}; give, for example, '{noun}:16'."
             )
         number = int(argument)
-        return {"downscaled": Downscaled, "pca": PCA, "dct": DCT}[noun](number)
+        return _SIZED[noun](number)
     if noun in ("sscd", "torchscript", "onnx", "transformers"):
         return _learned(noun, argument, text)
     raise ValueError(f"unknown features {text!r}; give one of {', '.join(DESCRIPTOR_FORMS)}.")

@@ -14,12 +14,31 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["PREPROCESSING_PRESETS", "Preprocessing"]
+__all__ = ["PREPROCESSING_PRESETS", "Preprocessing", "luma"]
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Channels = Literal["rgb", "grey", "same"]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey images: 0.299 R + 0.587 G + 0.114 B.
+
+    An alpha channel lays the image over mid-grey, so that the shape of a cut-out counts and what
+    lies under its transparent pixels does not. Channels of other numbers are averaged.
+
+    Args:
+        images: ``(..., C, H, W)``, black -1 and white 1 (alpha too: -1 transparent, 1 opaque).
+
+    Returns:
+        ``(..., H, W)`` of the same dtype.
+    """
+    channels = images.shape[-3]
+    if channels not in (3, 4):
+        return images.mean(-3)
+    grey = torch.einsum("...chw,c->...hw", images[..., :3, :, :], images.new_tensor(_LUMA))
+    return grey if channels == 3 else grey * (images[..., 3, :, :] + 1) / 2
 
 
 @dataclass(frozen=True)
@@ -156,7 +175,7 @@ class Preprocessing:
         if self.channels == "rgb" and count == 1:
             return x.expand(-1, 3, -1, -1)
         if self.channels == "grey" and count == 3:
-            return torch.einsum("bchw,c->bhw", x, x.new_tensor(_LUMA)).unsqueeze(1)
+            return luma(x).unsqueeze(1)
         raise ValueError(
             f"the images have {count} channels, which channels={self.channels!r} does not "
             f"convert; load them with mode='RGB' or mode='L', or set channels='same'."

@@ -27,9 +27,9 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ from memdiff.metrics.distances import Distances
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Cells", "Competition", "compete"]
+__all__ = ["Cells", "Competition", "compete", "compete_again"]
 
 _TIE = 1.0 + 1e-9  # relative: distances of a lattice are equal up to rounding
 _NEIGHBOURS = (4, 32, 256)
@@ -78,6 +78,10 @@ class Competition:
         distances: :math:`d_1`, float64 ``(M,)``.
         train: Distance to and index of the nearest training point, ``(M,)`` each.
         heldout: The same of the nearest held-out point.
+        winner: Pool point that each sample is nearest to (the first of a tie), int64 ``(M,)``; the
+            pool is the training points, then the held-out points.
+        candidates: The nearest pool points of different kin, nearest first, int64 ``(M, k)`` with
+            ``k`` at most 4; -1 for none.
         sample: Sample of each hit, int64 ``(L,)``.
         cell: Cell of each hit, int64 ``(L,)``.
         share: Part of the sample that falls on that cell, float64 ``(L,)``; parts of one sample
@@ -93,6 +97,8 @@ class Competition:
     distances: np.ndarray
     train: tuple[np.ndarray, np.ndarray]
     heldout: tuple[np.ndarray, np.ndarray]
+    winner: np.ndarray
+    candidates: np.ndarray
     sample: np.ndarray
     cell: np.ndarray
     share: np.ndarray
@@ -192,6 +198,7 @@ def compete(found: Distances) -> Competition:
     size, m = found.size("train"), found.size("generated")
     ratios, first = np.ones(m), np.zeros(m)
     nearest = {name: (np.zeros(m), np.zeros(m, dtype=np.int64)) for name in ("train", "heldout")}
+    winner, candidates = np.zeros(m, dtype=np.int64), np.full((m, 4), -1)
     hits: list[tuple[np.ndarray, np.ndarray]] = []
     waiting = np.arange(m)
     for number, k in enumerate(_NEIGHBOURS):
@@ -205,64 +212,95 @@ def compete(found: Distances) -> Competition:
             sides[name] = (near.distances.numpy(), near.indices.numpy(), most < k)
             nearest[name][0][waiting] = near.distances[:, 0].numpy()
             nearest[name][1][waiting] = near.indices[:, 0].numpy()
-        merged = _merge(sides, found, size)
+        distance = np.concatenate([sides["train"][0], sides["heldout"][0]], 1)
+        points = np.concatenate([sides["train"][1], sides["heldout"][1] + size], 1)
+        merged = _rank(distance, points, found)
+        # Ties that fill all neighbours of a set may go on behind them.
+        split = sides["train"][0].shape[1]
+        goes_on = (merged.tied[:, :split].all(1) & (not sides["train"][2])) | (
+            merged.tied[:, split:].all(1) & (not sides["heldout"][2])
+        )
         ratios[waiting], first[waiting] = merged.ratios, merged.first
-        row, column = np.nonzero(merged.tied & merged.complete[:, None])
-        hits.append((waiting[row], merged.points[row, column]))
-        waiting = waiting[~merged.complete]
+        nearer = np.take_along_axis(points, distance.argsort(1, kind="stable"), 1)[:, :4]
+        winner[waiting] = nearer[:, 0]
+        candidates[waiting, : nearer.shape[1]] = nearer
+        row, column = np.nonzero(merged.tied & ~goes_on[:, None])
+        hits.append((waiting[row], points[row, column]))
+        waiting = waiting[goes_on]
     ratios[waiting] = 1.0
     if found.metric == "cosine":
         ratios = np.sqrt(ratios)  # 1 - cos is half the square of a length
-    sample = np.concatenate([part for part, _ in hits])
-    point = np.concatenate([part for _, part in hits])
-    return _competition(found, ratios, first, nearest, sample, point, len(waiting))
+    spread = _spread(found, m, *(np.concatenate(part) for part in zip(*hits, strict=True)))
+    return Competition(
+        ratios=ratios,
+        distances=first,
+        train=nearest["train"],
+        heldout=nearest["heldout"],
+        winner=winner,
+        candidates=candidates,
+        undecided=len(waiting),
+        **spread,
+    )
+
+
+def compete_again(found: Distances, first: Competition, distance: np.ndarray) -> Competition:
+    """The competition among the candidates of another, by distances measured anew.
+
+    The candidates were chosen without a look at labels, so the new competition is as exact as the
+    first.
+
+    Args:
+        found: The distances of the first.
+        first: The first competition.
+        distance: Distance of each sample to each of its candidates, ``(M, k)``; inf for none.
+
+    Returns:
+        The competition; its nearest points of each set are those of the first.
+    """
+    import numpy as np
+
+    points = first.candidates
+    merged = _rank(distance, points, found)
+    row, column = np.nonzero(merged.tied & (points >= 0))
+    best = distance.argmin(1)
+    return replace(
+        first,
+        ratios=merged.ratios,
+        distances=merged.first,
+        winner=points[np.arange(len(points)), best],
+        undecided=0,
+        **_spread(found, len(points), row, points[row, column]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class _Merged:
-    """Neighbours of both sets side by side, nearest first."""
+class _Ranked:
+    """Which of the neighbours are tied for the first place, and how far the next one is."""
 
-    points: np.ndarray  # index in the pool
     tied: np.ndarray
     first: np.ndarray
     ratios: np.ndarray
-    complete: np.ndarray
 
 
-def _merge(
-    sides: dict[str, tuple[np.ndarray, np.ndarray, bool]], found: Distances, size: int
-) -> _Merged:
+def _rank(distance: np.ndarray, points: np.ndarray, found: Distances) -> _Ranked:
     import numpy as np
 
-    (d_train, i_train, all_train), (d_held, i_held, all_held) = sides["train"], sides["heldout"]
-    distance = np.concatenate([d_train, d_held], 1)
-    points = np.concatenate([i_train, i_held + size], 1)
     first = distance.min(1)
     tied = distance <= first[:, None] * _TIE
-    # Ties that fill all neighbours of a set may go on behind them.
-    open_train = tied[:, : d_train.shape[1]].all(1) & (not all_train)
-    open_held = tied[:, d_train.shape[1] :].all(1) & (not all_held)
     beyond = np.where(tied, np.inf, distance)
     if found.groups:
         kin = np.concatenate([found.kin("train").numpy(), found.kin("heldout").numpy()])
         mine = kin[points[np.arange(len(points)), distance.argmin(1)]]
         beyond[kin[points] == mine[:, None]] = np.inf
     second = beyond.min(1)
-    done = ~(open_train | open_held)
     ratios = np.where(first == 0.0, 0.0, first / np.where(first == 0.0, 1.0, second))
     ratios[np.isinf(second)] = 1.0  # nothing to compare with
-    return _Merged(points, tied, first, ratios, done)
+    return _Ranked(tied, first, ratios)
 
 
-def _competition(
-    found: Distances,
-    ratios: np.ndarray,
-    first: np.ndarray,
-    nearest: dict[str, tuple[np.ndarray, np.ndarray]],
-    sample: np.ndarray,
-    point: np.ndarray,
-    undecided: int,
-) -> Competition:
+def _spread(
+    found: Distances, samples: int, sample: np.ndarray, point: np.ndarray
+) -> dict[str, Any]:
     """Spread hits on points over the cells of their values, or over the groups of these."""
     import numpy as np
 
@@ -273,7 +311,7 @@ def _competition(
     key = np.unique(np.stack([sample, values[point]]), axis=1)
     sample, value = key[0], key[1]
     count = np.bincount(values)
-    share = count[value] / np.bincount(sample, count[value], minlength=len(ratios))[sample]
+    share = count[value] / np.bincount(sample, count[value], minlength=samples)[sample]
     if not found.groups:
         used, cell = np.unique(value, return_inverse=True)
         cells = Cells(
@@ -295,19 +333,14 @@ def _competition(
         share = np.repeat(share, length) * points[place] / count[value]
         used, cell = np.unique(pairs[1][place], return_inverse=True)
         cells = Cells(trained[used].astype(float), (~trained[used]).astype(float))
-    return Competition(
-        ratios=ratios,
-        distances=first,
-        train=nearest["train"],
-        heldout=nearest["heldout"],
-        sample=sample,
-        cell=cell.reshape(-1),
-        share=share,
-        cells=cells,
-        train_units=units[0],
-        heldout_units=units[1],
-        undecided=undecided,
-    )
+    return {
+        "sample": sample,
+        "cell": cell.reshape(-1),
+        "share": share,
+        "cells": cells,
+        "train_units": units[0],
+        "heldout_units": units[1],
+    }
 
 
 def _numbered(labels: np.ndarray) -> np.ndarray:
