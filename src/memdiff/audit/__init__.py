@@ -1,11 +1,11 @@
 """Audit: samples and training data in, a calibrated verdict out."""
 
 from memdiff.audit.advice import Advice
-from memdiff.audit.auditing import audit
+from memdiff.audit.auditing import audit, judge
 from memdiff.audit.evidence import Evidence, Measurement
 from memdiff.audit.inputs import AuditInputs
-from memdiff.audit.result import AuditResult, CopiedPoint, Pair
-from memdiff.audit.self_check import SelfCheck, SelfCheckRow, self_check
+from memdiff.audit.pairing import CopiedPoint, Pair
+from memdiff.audit.result import AuditResult
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
 
@@ -19,10 +19,8 @@ __all__ = [
     "Evidence",
     "Measurement",
     "Pair",
-    "SelfCheck",
-    "SelfCheckRow",
     "Verdict",
     "audit",
     "decide",
-    "self_check",
+    "judge",
 ]

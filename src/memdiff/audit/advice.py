@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.inputs import AuditInputs
+from memdiff.audit.pairing import nearest_train
 from memdiff.audit.verdict import Verdict
 from memdiff.metrics import Fidelity, Vendi
 
@@ -28,21 +30,33 @@ class Advice:
     action: str
 
 
-def advise(verdict: Verdict, evidence: Sequence[Evidence], inputs: AuditInputs) -> list[Advice]:
+def advise(
+    verdict: Verdict, evidence: Sequence[Evidence], inputs: AuditInputs, flagged: Tensor
+) -> list[Advice]:
     """Collect the advice.
 
     Args:
         verdict: The verdict.
         evidence: The evidence of every descriptor.
         inputs: The sets.
+        flagged: Index of the samples that count as copies.
 
     Returns:
         Advice, the most pressing first.
     """
-    decisive = next(entry for entry in evidence if entry.name == verdict.descriptor)
+    decisive = next((e for e in evidence if e.name == verdict.descriptor), evidence[0])
     found: list[Advice] = []
     if verdict.name == "memorizing":
-        found += _about_copies(verdict, decisive, inputs)
+        found += _about_copies(verdict, decisive, inputs, flagged)
+    if verdict.name == "overfitting":
+        found.append(
+            Advice(
+                "Samples follow their training points, and no copies stand out.",
+                "The model has begun to memorise. Stop training earlier, regularise, or add data, "
+                "and audit again before copies appear.",
+            )
+        )
+    found += _about_inputs(verdict, inputs)
     if defect := _fidelity(decisive):
         found.append(defect)
     if inputs.duplicates.num_redundant and verdict.name != "memorizing":
@@ -53,25 +67,8 @@ def advise(verdict: Verdict, evidence: Sequence[Evidence], inputs: AuditInputs) 
                 "Remove duplicates before training: repeated points are memorised first.",
             )
         )
-    if inputs.overlap:
-        found.append(
-            Advice(
-                f"{len(inputs.overlap)} held-out points are also training points and were left "
-                "out.",
-                "Check how the sets were split; what was seen in training is no held-out data.",
-            )
-        )
-    if verdict.name == "inconclusive":
+    if verdict.name == "inconclusive" and not verdict.reasons:
         found.append(Advice("The data do not decide.", verdict.sentence.rsplit(". ", 1)[-1]))
-    if inputs.heldout is None:
-        found.append(
-            Advice(
-                "There were no held-out data.",
-                "Give --heldout: data of the same source that the model has not seen. Without "
-                "them the error rate of the verdict is approximate, and training data that are "
-                "unlike the rest of their source cannot be told from copying.",
-            )
-        )
     if verdict.name == "not detected":
         found.append(
             Advice(
@@ -83,12 +80,50 @@ def advise(verdict: Verdict, evidence: Sequence[Evidence], inputs: AuditInputs) 
     return found
 
 
-def _about_copies(verdict: Verdict, evidence: Evidence, inputs: AuditInputs) -> list[Advice]:
+def _about_inputs(verdict: Verdict, inputs: AuditInputs) -> list[Advice]:
+    """What to do about the sets themselves."""
+    found = [Advice(problem, "Check the paths that were given.") for problem in inputs.problems]
+    found += [Advice(note, "Check that this is as you expect.") for note in inputs.notes]
+    if inputs.heldout is None:
+        found.append(
+            Advice(
+                "There were no held-out data.",
+                "Give --heldout: data of the same source that the model has not seen. Without "
+                "them nothing tells copying from what such data share anyway.",
+            )
+        )
+    elif verdict.reasons and not inputs.problems:
+        found.append(
+            Advice(
+                "Train and held-out are not exchangeable.",
+                "If points belong together (patients, videos, bursts, households), give --groups. "
+                "Else take held-out data from the source of the training data, by a random split "
+                "made before training.",
+            )
+        )
+    overlap = inputs.overlap
+    if overlap.heldout and not inputs.problems:
+        text = (
+            f"{len(overlap.heldout)} held-out points equal a training point; {overlap.samples} "
+            "samples lie on such values."
+        )
+        found.append(
+            Advice(
+                text,
+                "They and the samples on them were left out, as asked."
+                if overlap.dropped
+                else "They were kept: values that repeat by nature belong there. If the split has "
+                "leaked, give --drop-overlap, or split anew.",
+            )
+        )
+    return found
+
+
+def _about_copies(
+    verdict: Verdict, evidence: Evidence, inputs: AuditInputs, flagged: Tensor
+) -> list[Advice]:
     advice = []
-    flagged = evidence.flags.flagged
-    if not bool(flagged.any()):
-        flagged = evidence.flags.scores <= evidence.copies.threshold
-    copied = evidence.flags.indices[flagged].unique()
+    copied = nearest_train(evidence)[1][flagged].unique()
     sizes = inputs.duplicates.sizes[inputs.duplicates.labels]
     repeated = float((sizes[copied] > 1).to(torch.float64).mean()) if len(copied) else 0.0
     background = float((sizes > 1).to(torch.float64).mean())
@@ -110,31 +145,24 @@ def _about_copies(verdict: Verdict, evidence: Evidence, inputs: AuditInputs) -> 
                 "held-out losses at small noise part.",
             )
         )
-    elif verdict.copied_low <= 0.0:
-        advice.append(
-            Advice(
-                "Samples are nearer to training points than to held-out points, and few or none "
-                f"are outright copies ({verdict.copied:.1%}, at most {verdict.copied_high:.1%}).",
-                "The model has begun to follow its training data. Stop training earlier, "
-                "regularise, or add data, and audit again before copies appear.",
-            )
-        )
     else:
+        count = f"{len(flagged)} samples are flagged" if len(flagged) else "None is flagged alone"
         advice.append(
             Advice(
-                f"A part of the samples are copies ({verdict.copied:.1%}).",
+                f"A part of the samples are copies (estimated {verdict.copied:.1%}). {count}.",
                 "Stop training earlier, or add a Tikhonov penalty to the score; until then, leave "
                 "out the flagged samples and audit what you publish. `memdiff sample "
                 "--regularizer tikhonov` shows what a regularised score of these data gives.",
             )
         )
-    if int((evidence.variant[flagged] > 0).sum()) > 0:
-        share = float((evidence.variant[flagged] > 0).to(torch.float64).mean())
+    versions = evidence.closest_variant(flagged) if len(flagged) else flagged
+    if int((versions > 0).sum()) > 0:
+        share = float((versions > 0).to(torch.float64).mean())
         advice.append(
             Advice(
-                f"{share:.0%} of the suspicious samples match under a transform.",
-                "These are copies that plain distances miss: keep --invariance on in later "
-                "audits. If training used such augmentation, this is how it shows.",
+                f"{share:.0%} of the flagged samples match under a transform.",
+                "These are copies that plain distances miss. If training used such augmentation, "
+                "this is how it shows.",
             )
         )
     return advice

@@ -1,8 +1,10 @@
-"""The audit: data + features + metrics -> verdict."""
+"""The audit: data + features + competition -> verdict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +12,23 @@ import torch
 from torch import Tensor
 
 from memdiff.audit.advice import advise
-from memdiff.audit.evidence import Evidence, measure
-from memdiff.audit.inputs import (
-    AuditInputs,
-    Source,
-    distinct_points,
-    duplicate_distance,
-    prepare,
-)
-from memdiff.audit.result import AuditResult, CopiedPoint, Pair
+from memdiff.audit.belonging import GroupsSource
+from memdiff.audit.choosing import choose
+from memdiff.audit.evidence import Evidence, Features, measure, test
+from memdiff.audit.inputs import AuditInputs, Source, prepare
+from memdiff.audit.pairing import copied_points, flagged_samples, suspicious_pairs
+from memdiff.audit.registration import register
+from memdiff.audit.result import AuditResult
 from memdiff.audit.settings import AuditSettings
-from memdiff.audit.verdict import decide
-from memdiff.features import (
-    Descriptor,
-    FeatureCache,
-    Invariance,
-    TableColumns,
-    parse_descriptor,
-    parse_invariance,
-)
-from memdiff.metrics import closeness, extraction
-from memdiff.neighbors import duplicate_groups
+from memdiff.audit.verdict import DescriptorTest, Verdict, decide, undecidable
+from memdiff.data import Dataset
+from memdiff.features import Descriptor, FeatureCache, parse_descriptor, parse_invariance
+from memdiff.metrics import extraction
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
-__all__ = ["audit"]
+__all__ = ["audit", "judge"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -45,14 +38,17 @@ def audit(
     generated: Source,
     train: Source,
     heldout: Source | None = None,
-    features: str | Descriptor | Sequence[str | Descriptor] = "pixels",
+    features: str | Descriptor | Sequence[str | Descriptor] = "auto",
+    groups: GroupsSource | None = None,
     invariance: str | None = None,
+    drop_overlap: bool = False,
     level: float = 0.05,
     resolution: float = 0.01,
     false_discovery_rate: float = 0.1,
     duplicate_tolerance: float = 0.01,
     ratio_threshold: float = 1.0 / 3.0,
     pairs: int = 48,
+    full: bool = False,
     fail_above: float | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
@@ -66,23 +62,30 @@ def audit(
     The rule is that of :mod:`memdiff.audit.verdict`; its measured error rates are in
     ``docs/calibration.md``. Memory: the three sets and their features, times the number of
     transforms of an invariance, and what a neighbour search takes. Sets and features on disk
-    (:class:`~memdiff.data.StreamedDataset`) stay there: they take a few hundred bytes a point.
+    (:class:`~memdiff.data.StreamedDataset`) stay there: they take a few hundred bytes per point.
 
     Args:
         generated: Samples of the model: a data set, an array ``(M, *S)``, a path, or a built-in.
         train: What it was trained on.
-        heldout: Data of the same source that it has not seen. Strongly recommended; without it
-            the training data, among themselves, are the null.
+        heldout: Data of the same source that it has not seen. Without it there is no verdict:
+            the result lists the closest pairs.
         features: One or several descriptors: objects, or texts as
-            ``memdiff.features.parse_descriptor`` takes them. A table is described by its
-            standardised columns where ``"pixels"`` is asked for.
+            ``memdiff.features.parse_descriptor`` takes them; ``"auto"`` for those that fit the
+            kind of data (:func:`memdiff.audit.choosing.choose`).
+        groups: Points that belong together (patients, videos, households), which a fair split
+            keeps together: ``{"train": labels, "heldout": labels}``, or the name of a column of
+            a table, ``"folder"``, or a regular expression for file names.
         invariance: Transforms under which a copy is still a copy, e.g. ``"flip,shift"``.
+        drop_overlap: Whether to leave out values that train and held-out share, and the samples
+            on them: for a split that is known to have leaked.
         level: Stated false-positive rate of the verdict.
         resolution: Copied fraction that should not go unseen.
         false_discovery_rate: Level of the list of flagged samples.
         duplicate_tolerance: See :class:`AuditSettings`.
-        ratio_threshold: Threshold of the ratio test.
+        ratio_threshold: Threshold of the ratio test beside the verdict.
         pairs: Number of suspicious pairs to list, besides the flagged ones.
+        full: Whether the measurements beside the verdict use all points, and not at most 1000 of
+            each set.
         fail_above: Gate on the copied fraction.
         seed: Seed of everything random.
         cache: Folder for computed features; None for no cache.
@@ -108,20 +111,21 @@ def audit(
         'not detected'
     """
     asked = (features,) if isinstance(features, (str, Descriptor)) else tuple(features)
-    descriptors = [_descriptor(one) for one in asked]
     settings = AuditSettings(
-        features=tuple(one.name for one in descriptors),
+        features=tuple(_name(one) for one in asked),
         invariance=invariance,
+        groups=groups if groups is None or isinstance(groups, str) else "labels",
+        drop_overlap=drop_overlap,
         level=level,
         resolution=resolution,
         false_discovery_rate=false_discovery_rate,
         duplicate_tolerance=duplicate_tolerance,
         ratio_threshold=ratio_threshold,
         pairs=pairs,
+        full=full,
         seed=seed,
         fail_above=fail_above,
     )
-    transforms = None if invariance is None else parse_invariance(invariance)
     store = None if cache is None else FeatureCache(cache)
 
     def note(stage: str, done: int, total: int) -> None:
@@ -129,47 +133,41 @@ def audit(
             progress(stage, done, total)
 
     note("loading", 0, 1)
-    inputs = prepare(generated, train, heldout, duplicate_tolerance, ranks=ranks)
+    inputs = prepare(
+        generated,
+        train,
+        heldout,
+        duplicate_tolerance,
+        groups=groups,
+        drop_overlap=drop_overlap,
+        ranks=ranks,
+    )
     note("loading", 1, 1)
+    descriptors = choose(asked, inputs.train)
+    settings = replace(settings, features=tuple(one.name for one in descriptors))
     evidence = []
     for position, descriptor in enumerate(descriptors):
-        note("descriptors", position, len(descriptors))
-        evidence.append(
-            _examine(
-                _suited(descriptor, inputs),
-                inputs,
-                transforms,
-                store,
-                device,
-                settings,
-                note,
-                ranks,
-            )
-        )
-    note("descriptors", len(descriptors), len(descriptors))
-    reference = inputs.train if inputs.heldout is None else inputs.heldout
-    decision = decide(
-        {entry.name: entry.test for entry in evidence},
-        samples=len(inputs.generated),
-        reference=len(reference),
-        has_heldout=inputs.heldout is not None,
-        level=level,
-        resolution=resolution,
-    )
-    decisive = next(entry for entry in evidence if entry.name == decision.descriptor)
-    suspicious = _suspicious(decisive)
-    names = transforms.names if transforms is not None else ("identity",)
+        note("tests", position, len(descriptors))
+        seen = _describe(descriptor, inputs, settings, store, device, note, ranks)
+        evidence.append(_compete(descriptor, seen, inputs, settings, ranks))
+    note("tests", len(descriptors), len(descriptors))
+    decision = judge(evidence, inputs, settings)
+    for position, one in enumerate(evidence):
+        evidence[position] = measure(one, settings, partial(_measuring, note, one.name))
+    decisive = next((e for e in evidence if e.name == decision.descriptor), evidence[0])
+    flagged = flagged_samples(decisive, decision)
     return AuditResult(
         verdict=decision.name,
         decision=decision,
         gate_failed=fail_above is not None
         and decision.name == "memorizing"
-        and decision.copied > fail_above,
-        advice=tuple(advise(decision, evidence, inputs)),
-        pairs=tuple(_pairs(decisive, inputs, names, settings)),
-        copied_points=tuple(_copied_points(decisive, inputs, suspicious)),
-        extraction=extraction(distances=decisive.distances, flagged=suspicious)
-        if decision.name == "memorizing" and bool(suspicious.any())
+        and max(decision.copied_low, len(flagged) / len(inputs.generated)) > fail_above,
+        flagged=tuple(flagged.tolist()),
+        advice=tuple(advise(decision, evidence, inputs, flagged)),
+        pairs=tuple(suspicious_pairs(decisive, inputs, flagged, settings)),
+        copied_points=tuple(copied_points(decisive, inputs, flagged)),
+        extraction=extraction(distances=_whole(decisive, inputs), flagged=flagged)
+        if len(flagged)
         else None,
         evidence=tuple(evidence),
         inputs=inputs,
@@ -178,28 +176,75 @@ def audit(
     )
 
 
-def _descriptor(asked: str | Descriptor) -> Descriptor:
-    return asked if isinstance(asked, Descriptor) else parse_descriptor(asked)
+def judge(evidence: Sequence[Evidence], inputs: AuditInputs, settings: AuditSettings) -> Verdict:
+    """Apply the rule to the evidence.
+
+    Args:
+        evidence: What the descriptors say.
+        inputs: The sets.
+        settings: Settings of the audit.
+
+    Returns:
+        The verdict.
+    """
+    samples = len(inputs.generated)
+    if inputs.heldout is None:
+        return undecidable(
+            "There are no held-out data, so copies cannot be told from values that repeat by "
+            "nature, nor from samples that are typical: give data of the same source that the "
+            "model has not seen.",
+            samples_on_train=inputs.samples_on_train,
+            samples=samples,
+            level=settings.level,
+            resolution=settings.resolution,
+        )
+    tests = {}
+    for one in evidence:
+        assert one.tests is not None and one.exchangeability is not None
+        tests[one.name] = DescriptorTest.of(one.tests, one.exchangeability)
+    overlap = inputs.overlap
+    doubts: tuple[str, ...] = ()
+    if overlap.p_value <= 0.01 and not overlap.dropped:
+        doubts = (
+            f"{overlap.samples} samples equal values that train and held-out share, where about "
+            f"{overlap.expected:.0f} would by chance: the split has leaked, and copies of these "
+            "values cannot be told from fresh data. Drop the overlap, or split anew.",
+        )
+    return decide(
+        tests,
+        samples=samples,
+        level=settings.level,
+        resolution=settings.resolution,
+        problems=inputs.problems,
+        doubts=doubts,
+    )
 
 
-def _suited(descriptor: Descriptor, inputs: AuditInputs) -> Descriptor:
-    """Columns of a table have units of their own: raw distances would be of the largest one."""
-    if inputs.train.kind == "table" and descriptor.name == "pixels":
-        return TableColumns()
-    return descriptor
+def _measuring(note: Progress, name: str, title: str) -> None:
+    note(f"{name}: {title}", 0, 1)
 
 
-def _examine(
+def _name(asked: str | Descriptor) -> str:
+    if isinstance(asked, Descriptor):
+        return asked.name
+    return asked if asked == "auto" else parse_descriptor(asked).name
+
+
+def _describe(
     descriptor: Descriptor,
     inputs: AuditInputs,
-    transforms: Invariance | None,
+    settings: AuditSettings,
     store: FeatureCache | None,
     device: torch.device | str | None,
-    settings: AuditSettings,
     note: Progress,
     ranks: Ranks | None,
-) -> Evidence:
+) -> Features:
+    """The sets, and their transformed versions, as one descriptor sees them."""
     fitted = descriptor.fit(inputs.train)
+    asked = [one for one in (settings.invariance, descriptor.invariance) if one is not None]
+    transforms = (
+        parse_invariance(",".join(dict.fromkeys(",".join(asked).split(",")))) if (asked) else None
+    )
     rows: dict[str, Tensor | Rows] = {}
     versions: dict[str, list[Tensor | Rows]] = {}
     for name, data in inputs.sets.items():
@@ -212,22 +257,19 @@ def _examine(
                 rows[name] = found
             else:
                 versions.setdefault(name, []).append(found)
-    return measure(
+    return Features(
         descriptor.name,
+        fitted.metric,
+        {**fitted.settings, "fingerprint": fitted.fingerprint},
         rows,
         versions,
-        metric=fitted.metric,
-        tolerance=_tolerance(rows["train"], inputs, settings, ranks),
-        descriptor_settings={**fitted.settings, "fingerprint": fitted.fingerprint},
-        settings=settings,
-        progress=lambda stage: note(f"{descriptor.name}: {stage}", 0, 1),
-        ranks=ranks,
+        transforms,
     )
 
 
 def _features(
     fitted: Descriptor,
-    data: Any,  # noqa: ANN401
+    data: Dataset,
     store: FeatureCache | None,
     device: torch.device | str | None,
     progress: Callable[[int, int], None],
@@ -238,82 +280,29 @@ def _features(
     return fitted.features(data, device=device, progress=progress, ranks=ranks)
 
 
-def _tolerance(
-    rows: Tensor | Rows, inputs: AuditInputs, settings: AuditSettings, ranks: Ranks | None
-) -> float:
-    """The duplicate tolerance in the units of the features, by the same rule as in the data's."""
-    distinct = distinct_points(rows, duplicate_groups(rows))
-    if len(distinct) < 2:
-        raise ValueError(
-            f"the features of all {len(rows)} training points are equal: use another descriptor."
-        )
-    heldout = 0 if inputs.heldout is None else len(inputs.heldout)
-    most = max(len(rows), heldout)
-    return duplicate_distance(distinct, settings.duplicate_tolerance, most, ranks=ranks)
+def _compete(
+    descriptor: Descriptor,
+    seen: Features,
+    inputs: AuditInputs,
+    settings: AuditSettings,
+    ranks: Ranks | None,
+) -> Evidence:
+    """The evidence of one descriptor, after registration where it asks for that."""
+    refine = None
+    if descriptor.registers and inputs.train.kind == "images" and inputs.heldout is not None:
+        refine = partial(register, sets=inputs.sets, compared=inputs.compared, ranks=ranks)
+    return test(
+        seen,
+        inputs.compared,
+        groups=inputs.groups,
+        duplicates=inputs.duplicates.labels,
+        settings=settings,
+        refine=refine,
+        ranks=ranks,
+    )
 
 
-def _suspicious(evidence: Evidence) -> Tensor:
-    """Flagged samples; where the list is empty, those below the threshold of the headline."""
-    flagged = evidence.flags.flagged
-    if bool(flagged.any()):
-        return flagged
-    return evidence.copies.scores < evidence.copies.threshold
-
-
-def _pairs(
-    evidence: Evidence, inputs: AuditInputs, variants: Sequence[str], settings: AuditSettings
-) -> list[Pair]:
-    found = evidence.distances
-    near = found.to_train("generated")
-    ratios = closeness(found, "generated", "ratio")
-    fresh = found.to_heldout("generated") if found.has_heldout else None
-    order = evidence.flags.scores.argsort(stable=True)
-    listed = int(max(settings.pairs, int(evidence.flags.flagged.sum())))
-    pairs = []
-    for i in order[:listed].tolist():
-        n = int(near.indices[i, 0])
-        h = None if fresh is None else int(fresh.indices[i, 0])
-        pairs.append(
-            Pair(
-                sample=i,
-                sample_name=inputs.generated.names[i],
-                train=n,
-                train_name=inputs.train.names[n],
-                heldout=h,
-                heldout_name=None
-                if h is None or inputs.heldout is None
-                else inputs.heldout.names[h],
-                distance=float(near.distances[i, 0]),
-                heldout_distance=None if fresh is None else float(fresh.distances[i, 0]),
-                ratio=float(ratios[i]),
-                p_value=float(evidence.flags.p_values[i]),
-                flagged=bool(evidence.flags.flagged[i]),
-                variant=variants[int(evidence.variant[i])],
-                descriptor=evidence.name,
-            )
-        )
-    return pairs
-
-
-def _copied_points(
-    evidence: Evidence, inputs: AuditInputs, suspicious: Tensor, most: int = 200
-) -> list[CopiedPoint]:
-    groups = inputs.duplicates
-    labels = groups.labels[evidence.flags.indices]
-    points = []
-    for label in labels[suspicious].unique().tolist():
-        members = (suspicious & (labels == label)).nonzero()[:, 0]
-        best = int(members[evidence.flags.scores[members].argmin()])
-        train = int(evidence.flags.indices[best])
-        points.append(
-            CopiedPoint(
-                train=train,
-                name=inputs.train.names[train],
-                copies=len(members),
-                duplicates=int(groups.sizes[label]),
-                best=best,
-                distance=float(evidence.flags.scores[best]),
-            )
-        )
-    points.sort(key=lambda point: (-point.copies, point.distance))
-    return points[:most]
+def _whole(evidence: Evidence, inputs: AuditInputs) -> Any:  # noqa: ANN401
+    return evidence.features.distances(
+        duplicates={"train": inputs.duplicates.labels}, ranks=evidence.distances.ranks
+    )

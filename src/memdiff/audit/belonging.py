@@ -62,7 +62,8 @@ def take_groups(
                 f"groups must have one label for each of the {len(sets[name])} points of "
                 f"{sets[name].title}, got {len(labels[name])}."
             )
-    codes = {text: code for code, text in enumerate(dict.fromkeys(sum(labels.values(), [])))}
+    texts = dict.fromkeys(text for name in real for text in labels[name])
+    codes = {text: code for code, text in enumerate(texts)}
     coded = {name: torch.tensor([codes[text] for text in labels[name]]) for name in real}
     for name in real:
         if len(coded[name].unique()) < 2:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from memdiff.audit.settings import AuditSettings
+from memdiff.features import Invariance
 from memdiff.metrics import (
     Competition,
     CopyingTests,
@@ -19,6 +20,7 @@ from memdiff.metrics import (
     MetricResult,
     authenticity,
     calibrated_l2,
+    compete,
     copying_tests,
     data_copying,
     exchangeability,
@@ -49,7 +51,7 @@ class Features:
         settings: How the features were made, with a fingerprint.
         rows: Features ``(N, e)`` of ``generated``, ``train`` and, if there is one, ``heldout``.
         variants: Features of transformed versions of each set, in the order of the transforms.
-        transforms: Names of the transforms, the identity first.
+        transforms: The transforms, or None for none.
     """
 
     name: str
@@ -57,7 +59,12 @@ class Features:
     settings: Mapping[str, Any]
     rows: Mapping[str, Tensor | Rows]
     variants: Mapping[str, Sequence[Tensor | Rows]]
-    transforms: tuple[str, ...] = ("identity",)
+    transforms: Invariance | None = None
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Names of the transforms, the identity first."""
+        return ("identity",) if self.transforms is None else self.transforms.names
 
     def select(self, index: Mapping[str, Tensor]) -> Features:
         """Some points of some sets, in the order of the index."""
@@ -188,7 +195,7 @@ def test(
     groups: Mapping[str, Tensor],
     duplicates: Tensor,
     settings: AuditSettings,
-    refine: Callable[[Competition], Competition] | None = None,
+    refine: Callable[[Distances, Competition], Competition] | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Evidence:
     """Let training and held-out points compete in the features of one descriptor.
@@ -205,6 +212,9 @@ def test(
 
     Returns:
         The evidence, without further measurements.
+
+    Raises:
+        ValueError: If the features of all training points are equal.
     """
     index = {name: some for name, some in compared.items() if len(some) < len(features.rows[name])}
     found = features.select(index).distances(
@@ -212,13 +222,16 @@ def test(
         duplicates={"train": duplicates[compared["train"]]},
         **options,
     )
+    if len(found.values[: found.size("train")].unique()) < 2:
+        raise ValueError(
+            f"the features {features.name!r} of all {found.size('train')} training points are "
+            "equal: use another descriptor."
+        )
     if not found.has_heldout:
         return Evidence(features, found, compared, None, None)
-    competition = None
+    competition = compete(found)
     if refine is not None:
-        from memdiff.metrics import compete
-
-        competition = refine(compete(found))
+        competition = refine(found, competition)
     tests = copying_tests(
         found,
         competition=competition,
@@ -226,9 +239,7 @@ def test(
         resolution=settings.resolution,
         seed=settings.seed,
     )
-    return Evidence(
-        features, found, compared, tests, exchangeability(found, seed=settings.seed)
-    )
+    return Evidence(features, found, compared, tests, exchangeability(found, seed=settings.seed))
 
 
 def measure(

@@ -128,9 +128,7 @@ def prepare(
             or if there are fewer than two distinct training points.
     """
     given = {"generated": generated, "train": train, "heldout": heldout}
-    sets = {
-        name: _dataset(name, source) for name, source in given.items() if source is not None
-    }
+    sets = {name: _dataset(name, source) for name, source in given.items() if source is not None}
     labels: dict[str, Tensor] = {}
     if groups is not None:
         sets, labels = take_groups(sets, groups)

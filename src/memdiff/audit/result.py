@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +13,14 @@ from torch import Tensor
 from memdiff.audit.advice import Advice
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.inputs import AuditInputs
+from memdiff.audit.pairing import CopiedPoint, Pair
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import Verdict
 from memdiff.metrics import Extraction, MetricResult
 
-__all__ = ["SCHEMA", "AuditResult", "CopiedPoint", "Pair"]
+__all__ = ["SCHEMA", "AuditResult"]
 
-SCHEMA = 1
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A sample and what it resembles.
-
-    Attributes:
-        sample: Index of the sample.
-        sample_name: Its name (file or row).
-        train: Index of the nearest training point.
-        train_name: Its name.
-        heldout: Index of the nearest held-out point (after removal of overlap), or None.
-        heldout_name: Its name, or None.
-        distance: Distance to the training point, in the descriptor's units.
-        heldout_distance: Distance to the held-out point, or None.
-        ratio: Distance over that of the second training point (of another group of duplicates).
-        p_value: Conformal p-value: the larger of those by distance and on the local scale.
-        flagged: Whether the sample is on the list with controlled false-discovery rate.
-        variant: Transform under which it is closest.
-        descriptor: Descriptor that the distances belong to.
-    """
-
-    sample: int
-    sample_name: str
-    train: int
-    train_name: str
-    heldout: int | None
-    heldout_name: str | None
-    distance: float
-    heldout_distance: float | None
-    ratio: float
-    p_value: float
-    flagged: bool
-    variant: str
-    descriptor: str
-
-
-@dataclass(frozen=True)
-class CopiedPoint:
-    """A training point and how often it was copied.
-
-    Attributes:
-        train: Index of the training point.
-        name: Its name.
-        copies: Number of suspicious samples that are nearest to it.
-        duplicates: Number of training points in its group of duplicates.
-        best: Index of its closest sample.
-        distance: Distance of that sample.
-    """
-
-    train: int
-    name: str
-    copies: int
-    duplicates: int
-    best: int
-    distance: float
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -83,14 +28,16 @@ class AuditResult:
     """Result of :func:`memdiff.audit.audit`.
 
     Attributes:
-        verdict: ``"memorizing"``, ``"not detected"`` or ``"inconclusive"``.
+        verdict: ``"memorizing"``, ``"overfitting"``, ``"not detected"`` or ``"inconclusive"``.
         decision: The verdict with its numbers.
         gate_failed: Whether the gate of ``settings.fail_above`` failed.
+        flagged: Index of the samples that count as copies; empty unless the verdict is
+            ``"memorizing"``.
         advice: What to do.
         pairs: The most suspicious pairs and all flagged ones, the closest first.
-        copied_points: Training points with suspicious samples, the most copied first.
-        extraction: Extracted share and its extrapolation, or None where nothing was copied.
-        evidence: One entry a descriptor.
+        copied_points: Training points with flagged samples, the most copied first.
+        extraction: Extracted share and its extrapolation, or None where nothing is flagged.
+        evidence: One entry per descriptor.
         inputs: The sets.
         settings: What was asked.
         provenance: Versions, machine, date, hashes of the data.
@@ -99,6 +46,7 @@ class AuditResult:
     verdict: str
     decision: Verdict
     gate_failed: bool
+    flagged: Sequence[int]
     advice: Sequence[Advice]
     pairs: Sequence[Pair]
     copied_points: Sequence[CopiedPoint]
@@ -107,6 +55,11 @@ class AuditResult:
     inputs: AuditInputs
     settings: AuditSettings
     provenance: Mapping[str, Any]
+
+    @property
+    def copied(self) -> tuple[float, float, float]:
+        """Estimated copied fraction with its lower and upper confidence limit."""
+        return self.decision.copied, self.decision.copied_low, self.decision.copied_high
 
     def __repr__(self) -> str:
         return f"AuditResult({self.verdict!r}: {self.decision.sentence})"
@@ -118,22 +71,25 @@ class AuditResult:
             "schema": SCHEMA,
             "verdict": self.verdict,
             "decision": plain(self.decision),
+            "copied": dict(zip(("estimate", "low", "high"), self.copied, strict=True)),
+            "flagged": list(self.flagged),
             "gate": {"fail_above": self.settings.fail_above, "failed": self.gate_failed},
             "advice": plain(self.advice),
             "pairs": plain(self.pairs),
             "copied_points": plain(self.copied_points),
-            "extraction": plain(self.extraction),
+            "extraction": None if self.extraction is None else summary(self.extraction),
             "duplicates": {
                 "groups": int((inputs.duplicates.sizes > 1).sum()),
                 "redundant": inputs.duplicates.num_redundant,
                 "largest": int(inputs.duplicates.sizes.max()),
                 "tolerance": inputs.tolerance,
             },
-            "overlap": {
-                "removed": list(inputs.overlap),
-                "kept": inputs.overlap_kept,
-            },
+            "overlap": plain(inputs.overlap),
+            "groups": {name: len(labels.unique()) for name, labels in inputs.groups.items()},
+            "compared": {name: len(index) for name, index in inputs.compared.items()},
             "repeated_samples": inputs.repeated_samples,
+            "samples_on_train": inputs.samples_on_train,
+            "notes": list(inputs.notes),
             "evidence": [_evidence(entry) for entry in self.evidence],
             "data": {
                 name: {
@@ -193,20 +149,13 @@ def plain(value: Any) -> Any:  # noqa: ANN401
 
 
 def _evidence(entry: Evidence) -> dict[str, Any]:
-    return {
+    tests = entry.tests
+    found: dict[str, Any] = {
         "descriptor": entry.name,
-        "settings": plain(entry.settings),
+        "settings": plain(entry.features.settings),
         "metric": entry.metric,
-        "p_value": entry.test.p_value,
-        "test": plain(asdict(entry.test)),
-        "clumping": plain(entry.clumping),
-        "exceedance_distance": summary(entry.by_distance),
-        "exceedance_local": summary(entry.by_scale),
-        "exchange": None if entry.shares is None else summary(entry.shares),
-        "excess_copies": summary(entry.copies),
-        "closer_than_all": summary(entry.closest),
-        "conformal": summary(entry.flags),
-        "conformal_local": None if entry.local_flags is None else summary(entry.local_flags),
+        "exchangeability": plain(entry.exchangeability),
+        "tests": None,
         "measurements": [
             {
                 "title": one.title,
@@ -216,7 +165,22 @@ def _evidence(entry: Evidence) -> dict[str, Any]:
             }
             for one in entry.measurements
         ],
+        "measured_points": entry.measured,
     }
+    if tests is not None:
+        found["tests"] = {
+            "p_copy": tests.p_copy,
+            "p_share": tests.p_share,
+            "tail": summary(tests.tail),
+            "share": summary(tests.share),
+            "local_exceedance": None if tests.local is None else summary(tests.local),
+            "repeated_cell": None if tests.cell is None else summary(tests.cell),
+            "copied_fraction": summary(tests.fraction),
+            "resolved": summary(tests.resolved),
+            "list": summary(tests.list),
+            "undecided": tests.competition.undecided,
+        }
+    return found
 
 
 def summary(result: MetricResult) -> dict[str, Any]:

@@ -10,9 +10,8 @@ times (Bonferroni). Then
   they are the training data, or train and held-out are not exchangeable (p at most 0.01 / D by
   :mod:`memdiff.metrics.exchangeability`);
 - **memorizing**: a p-value is at most the level, and there are copies: the lower limit of the
-  copied fraction at ratio 1/3 is above 0, or the flagged list is not empty, or the repeated cell
-  rejects, or a test for copies rejects and the share test does not (a few samples stand out, and
-  the rest are as fresh data);
+  copied fraction at ratio 1/3 is above 0, or the repeated cell rejects, or a test for copies
+  rejects and the share test does not (a few samples stand out, and the rest are as fresh data);
 - **overfitting**: a p-value is at most the level, and there are none: samples follow their
   training points as a whole, as those of a wide kernel density do;
 - **not detected**: no p-value is, and copies would have been seen: the upper limit of the copied
@@ -119,10 +118,7 @@ class DescriptorTest:
     def has_copies(self, level: float) -> bool:
         """Whether what was found are copies, if a test rejects at this level."""
         return (
-            self.copied_low > 0.0
-            or self.flagged > 0.0
-            or self.p_cell <= level
-            or (self.p_copy <= level < self.p_share)
+            self.copied_low > 0.0 or self.p_cell <= level or (self.p_copy <= level < self.p_share)
         )
 
 
@@ -285,9 +281,7 @@ def _corrected(test: DescriptorTest, descriptors: int) -> DescriptorTest:
     from dataclasses import replace
 
     names = ("p_copy", "p_share", "p_cell", "p_exchangeable")
-    return replace(
-        test, **{name: min(1.0, descriptors * getattr(test, name)) for name in names}
-    )
+    return replace(test, **{name: min(1.0, descriptors * getattr(test, name)) for name in names})
 
 
 def _not_exchangeable(found: Mapping[str, DescriptorTest]) -> list[str]:

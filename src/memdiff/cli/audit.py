@@ -56,9 +56,29 @@ def add_arguments(parser: Parser) -> None:
         "--features",
         nargs="+",
         type=str,
-        default=["pixels"],
+        default=["auto"],
         metavar="NAME",
-        help=f"One or several descriptors: {', '.join(DESCRIPTOR_FORMS)}.",
+        help="One or several descriptors: auto (what fits the data), "
+        f"{', '.join(DESCRIPTOR_FORMS)}.",
+    )
+    parser.add_argument(
+        "--groups",
+        type=str | None,
+        default=None,
+        metavar="COLUMN|folder|REGEX",
+        help="Points that belong together (patients, videos): the column of a table, the folder "
+        "of each file, or a regular expression whose first group in the file name is the label.",
+    )
+    parser.add_argument(
+        "--drop-overlap",
+        action="store_true",
+        help="Leave out values that train and held-out share, and the samples on them: for a "
+        "split that has leaked.",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="Use all points for the measurements beside the verdict, and not at most 1000.",
     )
     parser.add_argument(
         "--invariance",
@@ -91,7 +111,8 @@ def add_arguments(parser: Parser) -> None:
         type=float | None,
         default=None,
         metavar="FRACTION",
-        help="Gate: exit with 1 if the verdict is memorizing and the copied fraction is above.",
+        help="Gate: exit with 1 if the verdict is memorizing and the lower limit of the copied "
+        "fraction, or the share of flagged samples, is above.",
     )
     parser.add_argument(
         "--cache", type=str | None, default=None, metavar="DIR", help="Keep features here."
@@ -132,11 +153,14 @@ def run(options: Namespace) -> int:
     from memdiff.features import parse_descriptor, parse_invariance
 
     # What is wrong with the options is said before anything is loaded.
-    features = [parse_descriptor(name) for name in options.features]
+    features = [name if name == "auto" else parse_descriptor(name) for name in options.features]
     if options.invariance is not None:
         parse_invariance(options.invariance)
     choices: dict[str, Any] = {
         "invariance": options.invariance,
+        "groups": options.groups,
+        "drop_overlap": options.drop_overlap,
+        "full": options.full,
         "level": options.level,
         "resolution": options.resolution,
         "false_discovery_rate": options.false_discovery_rate,
@@ -144,7 +168,9 @@ def run(options: Namespace) -> int:
         "fail_above": options.fail_above,
         "seed": options.seed,
     }
-    AuditSettings(features=tuple(one.name for one in features), **choices)
+    AuditSettings(
+        features=tuple(one if isinstance(one, str) else one.name for one in features), **choices
+    )
     device = resolve_device(options.device)
     sampler_settings = _read_settings(options.sampler_settings)
     out = Path(options.out)
@@ -175,8 +201,10 @@ def run(options: Namespace) -> int:
     _print(result, out, as_json=options.json)
     if result.gate_failed:
         print(
-            f"memdiff audit: gate failed: the estimated copied fraction "
-            f"{result.decision.copied:.2%} is above {options.fail_above:.6g} (--fail-above)",
+            f"memdiff audit: gate failed: the copied fraction is at least "
+            f"{result.decision.copied_low:.2%} and {len(result.flagged)} of "
+            f"{len(result.inputs.generated)} samples are flagged, above "
+            f"{options.fail_above:.6g} (--fail-above)",
             file=sys.stderr,
         )
         return 1
@@ -210,8 +238,11 @@ def _self_check(options: Namespace) -> int:
 def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         whole = result.to_dict()
-        summary = {key: whole[key] for key in ("schema", "verdict", "decision", "gate", "advice")}
-        summary["flagged"] = sum(pair.flagged for pair in result.pairs)
+        summary = {
+            key: whole[key]
+            for key in ("schema", "verdict", "decision", "copied", "gate", "advice")
+        }
+        summary["flagged"] = len(result.flagged)
         files = {"html": str(out / "report.html"), "json": str(out / "report.json")}
         print(json.dumps({**summary, "report": files}))
         return

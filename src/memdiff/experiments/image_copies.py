@@ -16,11 +16,11 @@ from memdiff.data import Dataset, load
 from memdiff.experiments.experiment import Figure
 from memdiff.metrics import (
     Distances,
-    Exchange,
     Ratio,
+    ShareTest,
     ToleranceFraction,
-    exchange,
     ratio,
+    share_test,
     tolerance_fraction,
 )
 from memdiff.report.figures import (
@@ -73,7 +73,7 @@ class Copies:
         unit: Median distance of a training image to the nearest other one.
         fraction: Tolerance fraction at 0.01, 0.05, 0.1, 0.5 and a third of the unit.
         ratio: Ratio test, :math:`d_1/d_2 < 1/3`.
-        exchange: Exchange test; its value is the share nearer to train than to held-out.
+        share: Share test; its value is the share nearer to train than to held-out.
         noise: Median :math:`d_1/\sqrt{d}`: standard deviation of the noise, if samples are
             training images under white noise.
         fidelity: Median distance to the nearest held-out image, over that of held-out images to
@@ -87,7 +87,7 @@ class Copies:
     unit: float
     fraction: ToleranceFraction
     ratio: Ratio
-    exchange: Exchange
+    share: ShareTest
     noise: float
     fidelity: float
 
@@ -99,7 +99,7 @@ def measure(x: Tensor, train: Dataset, heldout: Dataset, seed: int = 0) -> Copie
         x: The samples.
         train: Training images.
         heldout: Held-out images, as many.
-        seed: Seed of the exchange test.
+        seed: Seed of the share test.
 
     Returns:
         The measurements.
@@ -117,7 +117,7 @@ def measure(x: Tensor, train: Dataset, heldout: Dataset, seed: int = 0) -> Copie
         unit=unit,
         fraction=tolerance_fraction(distances=found, tolerances=(*TOLERANCES, unit / 3)),
         ratio=by_ratio,
-        exchange=exchange(distances=found, seed=seed),
+        share=share_test(distances=found, seed=seed),
         noise=float(d_1.median()) / train.x[0].numel() ** 0.5,
         fidelity=float(found.to_heldout("generated").distances.median() / fresh_d_1.median()),
     )

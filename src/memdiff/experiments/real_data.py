@@ -8,7 +8,7 @@ held-out images as the null:
 * *copies*: the share of samples nearer to a training image than a tolerance, and that with
   :math:`d_1/d_2 < 1/3`;
 * *nearer to train*: the share of samples nearer to a training than to a held-out image, about 1/2
-  for fresh samples, with or without noise on them (exchange test);
+  for fresh samples, with or without noise on them (share test);
 * *fidelity*: the median distance to the nearest held-out image, over that between held-out and
   training images.
 
@@ -221,8 +221,8 @@ def run(context: Context) -> Outcome:
             f"{tikhonov.ratio.value:.1%} and {stop.ratio.value:.1%} are, but they are training "
             f"images under noise of deviation {tikhonov.noise:.2f} and {stop.noise:.2f} "
             f"(predicted {predicted['tikhonov'].noise:.2f}, "
-            f"{predicted['early_stop'].noise:.2f}), and {tikhonov.exchange.value:.1%} and "
-            f"{stop.exchange.value:.1%} of them are nearer to a training than to a held-out "
+            f"{predicted['early_stop'].noise:.2f}), and {tikhonov.share.value:.1%} and "
+            f"{stop.share.value:.1%} of them are nearer to a training than to a held-out "
             "image, of fresh ones half would be. Empirical Bayes "
             f"leaves {bayes.ratio.value:.1%} copies at the chosen floor and "
             f"{half.ratio.value:.1%} at e^(−d/2), where the others freeze as noise."
@@ -232,7 +232,7 @@ def run(context: Context) -> Outcome:
         measured_text=(
             f"copies {plain.ratio.value:.1%}, Tikhonov {tikhonov.ratio.value:.1%} but all noisy "
             "training images"
-            if tikhonov.exchange.value >= ALL
+            if tikhonov.share.value >= ALL
             else f"copies {plain.ratio.value:.1%}, Tikhonov {tikhonov.ratio.value:.1%}"
         ),
         published_text="copies 100 % (theory)",
@@ -253,8 +253,8 @@ def _values(drawn: Mapping[str, np.ndarray], found: Copies) -> dict[str, object]
         "fraction_interval": [(one.low, one.high) for one in found.fraction.intervals],
         "ratio": found.ratio.value,
         "ratio_interval": _ends(found.ratio.interval),
-        "nearer_to_train": found.exchange.value,
-        "nearer_to_train_p_value": found.exchange.p_value,
+        "nearer_to_train": found.share.value,
+        "nearer_to_train_p_value": found.share.p_value,
         "noise": found.noise,
         "fidelity": found.fidelity,
     }
@@ -290,9 +290,9 @@ def _table(
                 _share(one.ratio.value, one.ratio.interval),
                 None if theory.ratio is None else Cell(f"{theory.ratio:.1%}", sort=theory.ratio),
                 Cell(
-                    f"{one.exchange.value:.1%}",
-                    note=f"p = {one.exchange.p_value:.2g}",
-                    sort=one.exchange.value,
+                    f"{one.share.value:.1%}",
+                    note=f"p = {one.share.p_value:.2g}",
+                    sort=one.share.value,
                 ),
                 None
                 if theory.noise is None
@@ -309,7 +309,7 @@ def _table(
             "Held-out images",
             *(_share(_null(null).value, _null(null).interval) for null in nulls),
             Cell("0.0%", sort=0.0),
-            Cell(f"{_null(any_one.exchange.null).value:.1%}", note="expected", sort=0.5),
+            Cell(f"{_null(any_one.share.null).value:.1%}", note="expected", sort=0.5),
             None,
             Cell("1.00", sort=1.0),
         ]
@@ -332,7 +332,7 @@ def _table(
             "second nearest training image, in units of the data (pixels from −1 to 1); "
             f"u = {any_one.unit:.3g} is the median distance of a training image to the nearest "
             "other one. Nearer to train: share nearer to a training than to a held-out image, "
-            "with the p-value of the exchange test (0.0001 or more). "
+            "with the p-value of the share test (0.0005 or more). "
             "Noise: median d₁ over the square root of the "
             "number of pixels. Fidelity: median distance to held-out images over that of "
             "training images to them; 1 is ideal (and met by copies), above it is noise. "

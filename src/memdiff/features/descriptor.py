@@ -85,6 +85,10 @@ class Descriptor(ABC):
     """Transforms that the search applies to the queries of this descriptor, beside those that the
     user asks for, as :func:`~memdiff.features.invariance.parse_invariance` takes them."""
 
+    registers: ClassVar[bool] = False
+    """Whether the nearest images by this descriptor are to be registered to the sample, so that
+    the residual decides (:func:`~memdiff.features.alignment.registered_residual`)."""
+
     worth_caching: ClassVar[bool] = True
     """False where computing the features costs no more than reading them from disk."""
 

@@ -47,6 +47,7 @@ class Thumbnail(Descriptor):
 
     kinds: ClassVar[tuple[Kind, ...]] = ("images", "video")
     invariance: ClassVar[str | None] = "flip"
+    registers: ClassVar[bool] = True
 
     _NOISE: ClassVar[float] = 0.02
 

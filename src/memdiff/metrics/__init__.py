@@ -2,7 +2,7 @@
 
 from memdiff.metrics.authenticity import Authenticity, authenticity
 from memdiff.metrics.calibrated import CalibratedL2, calibrated_l2
-from memdiff.metrics.competition import Cells, Competition, compete
+from memdiff.metrics.competition import Cells, Competition, compete, compete_again
 from memdiff.metrics.copied_fraction import CopiedFraction, copied_fraction
 from memdiff.metrics.copying import CopyingTests, copying_tests
 from memdiff.metrics.data_copying import CellStatistic, DataCopying, data_copying
@@ -31,6 +31,7 @@ from memdiff.metrics.tolerance import ToleranceFraction, tolerance_fraction
 from memdiff.metrics.vendi import Vendi, vendi
 
 __all__ = [
+    "FLD",
     "Authenticity",
     "CalibratedL2",
     "CellStatistic",
@@ -45,7 +46,6 @@ __all__ = [
     "Exchangeability",
     "Extraction",
     "Extrapolation",
-    "FLD",
     "Fidelity",
     "Interval",
     "IntrinsicDimension",
@@ -69,6 +69,7 @@ __all__ = [
     "chao1",
     "clopper_pearson",
     "compete",
+    "compete_again",
     "copied_fraction",
     "copying_tests",
     "data_copying",

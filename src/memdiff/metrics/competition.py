@@ -9,8 +9,8 @@ points by chance.
 
 For a sample :math:`g`: :math:`d_1` is its smallest distance to the pool, :math:`d_2` the smallest
 distance to a pool point outside the tie at :math:`d_1` and outside the kin of its nearest point
-(its duplicates, or its group), and :math:`r_g = d_1/d_2`, of lengths: under the cosine, the root of the ratio of
-:math:`1 - \cos`. Tied pool points share the sample in equal parts.
+(its duplicates, or its group), and :math:`r_g = d_1/d_2`, of lengths: under the cosine, the root
+of the ratio of :math:`1 - \cos`. Tied pool points share the sample in equal parts.
 
 What is exchanged are *units*: pool points or, where points belong together, whole groups. Units
 that are tied for good, because their points are identical, form one *cell*: a cell has
@@ -32,7 +32,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 
@@ -140,9 +139,7 @@ class Competition:
         import numpy as np
 
         inside = self.ratios[self.sample] <= within
-        return np.bincount(
-            self.cell[inside], self.share[inside], minlength=len(self.cells.train)
-        )
+        return np.bincount(self.cell[inside], self.share[inside], minlength=len(self.cells.train))
 
     def order(self, within: float) -> tuple[np.ndarray, np.ndarray]:
         """The cells in the order of closeness, without a look at labels.
@@ -217,14 +214,15 @@ def compete(found: Distances) -> Competition:
         merged = _rank(distance, points, found)
         # Ties that fill all neighbours of a set may go on behind them.
         split = sides["train"][0].shape[1]
-        goes_on = (merged.tied[:, :split].all(1) & (not sides["train"][2])) | (
-            merged.tied[:, split:].all(1) & (not sides["heldout"][2])
+        goes_on: np.ndarray = np.asarray(
+            (merged.tied[:, :split].all(1) & (not sides["train"][2]))
+            | (merged.tied[:, split:].all(1) & (not sides["heldout"][2]))
         )
         ratios[waiting], first[waiting] = merged.ratios, merged.first
         nearer = np.take_along_axis(points, distance.argsort(1, kind="stable"), 1)[:, :4]
         winner[waiting] = nearer[:, 0]
         candidates[waiting, : nearer.shape[1]] = nearer
-        row, column = np.nonzero(merged.tied & ~goes_on[:, None])
+        row, column = np.nonzero(merged.tied & (~goes_on)[:, None])
         hits.append((waiting[row], points[row, column]))
         waiting = waiting[goes_on]
     ratios[waiting] = 1.0

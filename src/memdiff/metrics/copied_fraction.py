@@ -16,9 +16,10 @@ Chance: each unit that is hit by chance is a training unit with probability :mat
 the number of training units hit by chance, given :math:`u` hit decoys, is at most the quantile of
 a negative binomial of :math:`u + 1` (and at least that of :math:`u`). Whichever units these are:
 the lower limit leaves out the heaviest so many, the upper limit the lightest. Values that several
-units of one set hold are counted by the variance of their labels in place of that. Sampling: Clopper and
-Pearson. Conservative where the units are exchangeable, but for the normal approximation for
-repeated values and for the odds of large pools in place of those of finite ones; measured in ``docs/calibration.md``.
+units of one set hold are counted by the variance of their labels in place of that. Sampling:
+Clopper and Pearson. Conservative where the units are exchangeable, but for the normal
+approximation for repeated values and for the odds of large pools in place of those of finite
+ones; measured in ``docs/calibration.md``.
 """
 
 from __future__ import annotations

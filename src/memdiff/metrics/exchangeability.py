@@ -76,7 +76,10 @@ def exchangeability(found: Distances, *, draws: int = 999, seed: int = 0) -> Exc
     rng = np.random.default_rng(seed)
     sizes = {name: found.size(name) for name in ("train", "heldout")}
     offset = {"train": 0, "heldout": sizes["train"]}
-    starts, ends, within, across = [], [], [], []
+    starts: list[np.ndarray] = []
+    ends: list[np.ndarray] = []
+    within: list[float] = []
+    across: list[float] = []
     for name, other in (("train", "heldout"), ("heldout", "train")):
         asked = np.sort(rng.permutation(sizes[name])[:_ASKED])
         own, theirs = _neighbours(found, name, name, asked), _neighbours(found, name, other, asked)

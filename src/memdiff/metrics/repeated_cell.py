@@ -125,9 +125,13 @@ def _most_repeated(found: Distances, looked: np.ndarray) -> tuple[int, int]:
         return -1, 0
     rows = Rows(found.data("generated"), "generated").select(torch.from_numpy(looked))
     wide = min(_SURROUNDINGS * k, len(looked) - 1)
-    near = self_nearest(
-        rows, wide, metric=found.metric, memory_limit=found.memory_limit, ranks=found.ranks
-    ).distances.cpu().numpy()
+    near = (
+        self_nearest(
+            rows, wide, metric=found.metric, memory_limit=found.memory_limit, ranks=found.ranks
+        )
+        .distances.cpu()
+        .numpy()
+    )
     if found.metric == "cosine":
         near = np.sqrt(near)  # 1 - cos is half the square of a length
     inner, outer = near[:, k - 1], near[:, wide - 1]

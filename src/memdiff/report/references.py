@@ -142,11 +142,17 @@ _ALL = (
         venue="TMLR 2023",
     ),
     Reference(
-        "Benjamini95",
-        "Y. Benjamini, Y. Hochberg",
-        "Controlling the False Discovery Rate: A Practical and Powerful Approach to Multiple "
-        "Testing",
-        venue="Journal of the Royal Statistical Society B 57, 1995",
+        "Barber15",
+        "R. F. Barber, E. J. Candès",
+        "Controlling the False Discovery Rate via Knockoffs",
+        venue="Annals of Statistics 43, 2015",
+    ),
+    Reference(
+        "Elias07",
+        "J. E. Elias, S. P. Gygi",
+        "Target-Decoy Search Strategy for Increased Confidence in Large-Scale Protein "
+        "Identifications by Mass Spectrometry",
+        venue="Nature Methods 4, 2007",
     ),
     Reference(
         "Clopper34",

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.metrics import Distances, clopper_pearson, exceedance, exchange, ratio
+from memdiff.metrics import Distances, clopper_pearson, copying_tests, ratio
 from memdiff.objectives import (
     Draws,
     denoising_score_matching,
@@ -277,12 +277,9 @@ class Monitor:
             null_hits = round(copies.null.value * len(self._heldout))
             self._null = null_hits, float(fresh.median())
         null_hits, fresh_distance = self._null
-        shares = exchange(distances=found, seed=settings.seed)
+        tests = copying_tests(found, seed=settings.seed)
+        shares = tests.share
         assert shares.null is not None
-        p_copy = max(
-            exceedance(distances=found, statistic=statistic, seed=settings.seed).p_value
-            for statistic in ("distance", "local")
-        )
         interval = clopper_pearson(hits, len(drawn), settings.level)
         return Observation(
             step=step,
@@ -293,7 +290,7 @@ class Monitor:
             p_fraction=fisher_exact(hits, len(drawn), null_hits, len(self._heldout)),
             closer_to_train=shares.value,
             null_closer=shares.null.value,
-            p_close=min(1.0, 2.0 * min(p_copy, shares.p_value)),
+            p_close=tests.p_value,
             train_distance=float(found.to_train("generated").distances[:, 0].median()),
             heldout_distance=float(found.to_heldout("generated").distances[:, 0].median()),
             fresh_distance=fresh_distance,

@@ -10,6 +10,7 @@ from typing import Any
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.page.duplicates import duplicate_blocks
 from memdiff.audit.page.evidence_tables import (
+    exchangeability_table,
     measurement_table,
     rule_table,
     sensitivity_table,
@@ -18,7 +19,6 @@ from memdiff.audit.page.evidence_tables import (
 from memdiff.audit.page.figures import (
     closeness_plot,
     extraction_plot,
-    reference_words,
     sensitivity_plot,
 )
 from memdiff.audit.page.limitations import limitations
@@ -42,11 +42,13 @@ __all__ = ["compose", "write_page"]
 
 _TONES: dict[str, Tone] = {
     "memorizing": "bad",
+    "overfitting": "bad",
     "not detected": "good",
     "inconclusive": "caution",
 }
 _TITLES = {
     "memorizing": "Memorizing",
+    "overfitting": "Overfitting, no copies",
     "not detected": "Memorisation not detected",
     "inconclusive": "Inconclusive",
 }
@@ -98,7 +100,8 @@ def compose(result: AuditResult) -> Document:
 
 
 def _decisive(result: AuditResult) -> Evidence:
-    return next(e for e in result.evidence if e.name == result.decision.descriptor)
+    name = result.decision.descriptor
+    return next((e for e in result.evidence if e.name == name), result.evidence[0])
 
 
 def _subtitle(result: AuditResult) -> str:
@@ -117,12 +120,16 @@ def _subtitle(result: AuditResult) -> str:
 
 def _banner(result: AuditResult) -> Banner:
     decision, settings = result.decision, result.settings
-    facts = {
-        f"p-value, at level {decision.level:g}": p_text(decision.p_value),
-        "Copied fraction (95% interval)": f"{percent(decision.copied)} "
-        f"({percent(decision.copied_low)} to {percent(decision.copied_high)})",
-        "Closer than any reference, at most": percent(decision.upper_bound),
-    }
+    facts = {}
+    if not decision.reasons:
+        facts = {
+            f"p-value, at level {decision.level:g}": p_text(decision.p_value),
+            "Copied fraction (95% interval)": f"{percent(decision.copied)} "
+            f"({percent(decision.copied_low)} to {percent(decision.copied_high)})",
+            "Flagged samples": str(len(result.flagged)),
+        }
+    if decision.name == "not detected":
+        facts["Copies, at most"] = percent(decision.upper_bound)
     if settings.fail_above is not None:
         state = "failed" if result.gate_failed else "passed"
         facts[f"Gate at {percent_given(settings.fail_above)}"] = state
@@ -130,25 +137,25 @@ def _banner(result: AuditResult) -> Banner:
 
 
 def _headline(entry: Evidence) -> list[Block]:
-    plot = closeness_plot(entry)
-    if plot is None:
-        return [Paragraph("All samples and all reference points lie on training points.")]
-    words = reference_words(entry)
-    size = entry.distances.size("train" if entry.shares is None else "heldout")
-    expected = percent(entry.copies.rank / (size + 1))
-    share = percent(entry.copies.count / len(entry.copies.scores))
-    own = "" if entry.shares is not None else " Each training point is seen by the others."
+    if entry.tests is None:
+        return []
+    result = entry.tests.competition
+    times = (
+        ""
+        if abs(result.odds - 1.0) < 0.005
+        else (f", times the {result.odds:.3g} training points for each held-out one")
+    )
     return [
         Figure(
             "closeness",
-            plot,
-            f"How close the samples are to the training data, and how close {words} are. Top: "
-            "distribution of the distance. Bottom: share of points at most this close; the grey "
-            "band is where samples that copy nothing would lie. The dashed line is the threshold "
-            f"below which {expected} of the {words} lie, and {share} of the samples.{own}",
-            "Histogram and cumulative distribution of the distance to the nearest training "
-            f"point, for samples and {words}. {share} of the samples lie below the threshold, "
-            f"where {expected} would without copying.",
+            closeness_plot(entry),
+            "How close samples come to training points (blue), and to held-out points that the "
+            f"model has not seen{times} (grey): what chance gives. r is the distance to the "
+            "nearest point over that to the next; left of the dashed line, at a third, the "
+            "literature speaks of copies. Top: distribution. Bottom: share up to each closeness. "
+            "Without memorisation blue follows grey.",
+            "Histogram and cumulative distribution of the distance ratio, for samples nearest to "
+            "training points and for samples nearest to held-out points.",
         )
     ]
 
@@ -165,29 +172,25 @@ def _advice(result: AuditResult) -> Block:
 
 
 def _tests(result: AuditResult) -> list[Block]:
-    heldout = _decisive(result).shares is not None
+    if result.inputs.heldout is None:
+        return [Paragraph("Without held-out data there are no decoys, and no test.")]
+    level = f"{result.settings.level:g}"
     rule = (
-        "The verdict is `memorizing` if the combined p-value is at most "
-        f"{result.settings.level:g}. Copies have to show twice: more samples than chance allows "
-        "are close to train by distance, and on the local scale, which a model with too little "
-        "variance does not move; the larger p-value of the two counts. Samples that repeat each "
-        "other count as fewer, so that collapse to a few points does not pass for copying."
-    )
-    if heldout:
-        rule += (
-            " Or the exchange test has to see it: samples are nearer to training points than to "
-            "held-out ones. Twice the smaller of both p-values is the combined one."
-        )
-    if len(result.evidence) > 1:
-        rule += f" It is multiplied by the {len(result.evidence)} descriptors."
-    rule += (
-        f" Otherwise it is `not detected` if the upper bound is at most the resolution of "
-        f"{percent_given(result.settings.resolution)}, else `inconclusive`."
+        "Training and held-out points compete for the samples. If the model knows nothing of "
+        "which points it was trained on, their labels are exchangeable, whatever the samples are "
+        "like: what falls on held-out points by chance tells what falls on training points by chance "
+        "[Elias07]. Four tests look for copies (tail, local exceedance, repeated cell) and for "
+        "nearness (share). The verdict is `memorizing` if the combined p-value is at most "
+        f"{level} and copies stand out, `overfitting` if it is and none do; else `not detected` "
+        f"if copies would have been seen down to {percent_given(result.settings.resolution)} of "
+        "the samples, `inconclusive` if not. Where train and held-out are not exchangeable there "
+        "is no verdict."
     )
     return [
         Paragraph(rule),
         rule_table(result.evidence, result.decision),
-        *(test_table(entry, 0.95) for entry in result.evidence),
+        exchangeability_table(result.evidence),
+        *(test_table(entry) for entry in result.evidence),
     ]
 
 
@@ -202,13 +205,7 @@ def _measurements(result: AuditResult) -> list[Block]:
 def _extraction(result: AuditResult) -> list[Block]:
     found = result.extraction
     if found is None:
-        return [
-            Paragraph(
-                "Copying was not shown, so nothing counts as extracted."
-                if result.verdict != "memorizing"
-                else "No single sample is suspicious enough to count as a copy."
-            )
-        ]
+        return [Paragraph("No sample is flagged as a copy, so nothing counts as extracted.")]
     blocks: list[Block] = [
         Paragraph(
             f"{found.extracted} of the {found.distinct} distinct training points have a copy "
@@ -271,26 +268,23 @@ def _extrapolation_table(found: Extraction) -> Table:
 
 
 def _sensitivity(result: AuditResult) -> list[Block]:
-    seed = result.settings.seed
-    decisive = _decisive(result)
-    words = reference_words(decisive)
+    if result.inputs.heldout is None:
+        return [Paragraph("Without held-out data there is no estimate.")]
     names = " and ".join(entry.name for entry in result.evidence[:4])
     return [
         Paragraph(
-            "Does the finding depend on the threshold or on the features? Copies stay above the "
-            "band at small quantiles; a distribution that is shifted as a whole leaves it slowly, "
-            "at large ones. How each descriptor decides stands in the first table of the tests."
+            "Does the finding depend on how close a copy must be, or on the features? Copies "
+            "show as a plateau from the left; samples that follow their training points without "
+            "copying them, as a rise towards the right."
         ),
         Figure(
             "sensitivity",
-            sensitivity_plot(result.evidence[:4], seed),
-            f"Estimated copied fraction against the quantile of the {words} that is the "
-            "threshold. Bars are intervals of 95%, the band is where the estimate by distance "
-            "lies without copying.",
-            f"Excess copies by {names} at quantiles from the smallest that the {words} resolve "
-            "to 10%, with intervals.",
+            sensitivity_plot(result.evidence[:4]),
+            "Estimated copied fraction against the closeness that counts as a copy, with its "
+            "interval of 95%. The dashed line is at a third.",
+            f"Copied fraction by {names} against the ratio of distances, with intervals.",
         ),
-        sensitivity_table(decisive, seed),
+        sensitivity_table(_decisive(result)),
     ]
 
 
@@ -317,7 +311,7 @@ def _provenance(result: AuditResult) -> list[Block]:
             "Descriptors",
             ("Name", "Distance", "Fingerprint and settings"),
             [
-                (entry.name, entry.metric, _settings_text(entry.settings))
+                (entry.name, entry.metric, _settings_text(entry.features.settings))
                 for entry in result.evidence
             ],
             stacked=True,

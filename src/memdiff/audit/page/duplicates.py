@@ -82,31 +82,36 @@ def _duplicate_text(result: AuditResult, repeated: int) -> str:
     return (
         f"{groups.num_redundant} of the {count} training points repeat others ({within}, in units "
         f"of the data): {repeated} groups of duplicates, the largest of "
-        f"{int(groups.sizes.max())}. Tests that compare the nearest training point with the next "
-        "take the next from another group; duplicates would hide copies otherwise."
+        f"{int(groups.sizes.max())}. The distance to the next point is to one of another group: "
+        "duplicates would hide copies otherwise."
     )
 
 
 def _overlap_text(result: AuditResult) -> str:
-    inputs = result.inputs
-    texts = []
-    if inputs.overlap:
-        some = ", ".join(str(i) for i in inputs.overlap[:10])
-        more = ", …" if len(inputs.overlap) > 10 else ""
-        texts.append(
-            f"{len(inputs.overlap)} held-out points are also in the training data and were left "
-            f"out (index {some}{more}): they would count as copies and hide real ones."
+    inputs, overlap = result.inputs, result.inputs.overlap
+    if inputs.heldout is None:
+        texts = ["There are no held-out data with which training data could overlap."]
+    elif not overlap.heldout:
+        texts = ["No held-out point equals a training point."]
+    else:
+        some = ", ".join(str(i) for i in overlap.heldout[:10])
+        more = ", …" if len(overlap.heldout) > 10 else ""
+        what = (
+            "They and the samples on their values were left out, as asked."
+            if overlap.dropped
+            else "They were kept: a sample on a value that both sets hold is no evidence."
         )
-    elif inputs.heldout is not None:
-        texts.append("No held-out point was removed for being in the training data.")
-    if inputs.overlap_kept:
-        texts.append(
-            f"{inputs.overlap_kept} held-out points equal a training point and were kept, since "
-            "rows repeat within the training data as often."
-        )
+        texts = [
+            f"{len(overlap.heldout)} held-out points equal a training point (index {some}{more}), "
+            f"and {overlap.samples} samples lie on such values, where {overlap.expected:.0f} "
+            f"would if samples repeated them as training points repeat each other. {what}"
+        ]
+    texts += inputs.notes
     if inputs.repeated_samples:
         texts.append(
             f"{inputs.repeated_samples} of the {len(inputs.generated)} samples equal an earlier "
             "sample exactly."
         )
-    return " ".join(texts) or "There are no held-out data with which training data could overlap."
+    if inputs.samples_on_train:
+        texts.append(f"{inputs.samples_on_train} samples equal a training point exactly.")
+    return " ".join(texts)

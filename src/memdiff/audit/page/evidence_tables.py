@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from memdiff.audit.evidence import Evidence, Measurement
-from memdiff.audit.page.figures import excess_at, reference_of, reference_words
+from memdiff.audit.page.figures import fractions
 from memdiff.audit.page.numbers import number, p_cell, p_text, percent, percent_given, range_text
 from memdiff.audit.verdict import Verdict
 from memdiff.metrics import (
     FLD,
     Authenticity,
     CalibratedL2,
-    Conformal,
+    CopyingTests,
     DataCopying,
-    Exceedance,
     Fidelity,
     MaximalSimilarity,
     MetricResult,
@@ -24,140 +23,188 @@ from memdiff.metrics import (
 from memdiff.report import Cell, Table
 from memdiff.report.document import CellValue
 
-__all__ = ["measurement_table", "rule_table", "sensitivity_table", "test_table"]
+__all__ = [
+    "exchangeability_table",
+    "measurement_table",
+    "rule_table",
+    "sensitivity_table",
+    "test_table",
+]
 
 _SHARES = (Ratio, CalibratedL2, MaximalSimilarity, Authenticity, Fidelity)
 
 
 def rule_table(evidence: Sequence[Evidence], verdict: Verdict) -> Table:
-    """How the p-value of the verdict comes about, one row a descriptor."""
+    """How the p-value of the verdict comes about, one row per descriptor."""
     rows: list[list[CellValue]] = []
     for entry in evidence:
-        test = entry.test
-        corrected = min(1.0, len(evidence) * test.p_value)
+        tests = entry.tests
+        assert tests is not None
+        corrected = min(1.0, len(evidence) * tests.p_value)
+        interval = tests.fraction.interval
         rows.append(
             [
-                Cell(entry.name, note="decides" if entry.name == verdict.descriptor else ""),
-                p_cell(test.p_distance),
-                p_cell(test.p_local),
-                None if test.p_share is None else p_cell(test.p_share),
+                Cell(
+                    entry.name,
+                    note="decides"
+                    if entry.name == verdict.descriptor and not verdict.reasons
+                    else "",
+                ),
+                p_cell(tests.tail.p_value),
+                None if tests.local is None else p_cell(tests.local.p_value),
+                None if tests.cell is None else p_cell(tests.cell.p_value),
+                p_cell(tests.share.p_value),
                 Cell(p_text(corrected), "bad" if corrected <= verdict.level else "neutral"),
                 Cell(
-                    percent(max(0.0, test.copied)),
-                    note=f"{percent(max(0.0, test.copied_low))} to "
-                    f"{percent(max(0.0, test.copied_high))}",
+                    percent(max(0.0, tests.fraction.value)),
+                    note=range_text(interval, percent),
                 ),
-                percent(max(0.0, test.upper_bound)),
             ]
         )
     return Table(
         "From the tests to the verdict",
         (
             "Descriptor",
-            "p, distance",
-            "p, local scale",
-            "p, exchange",
+            "p, tail",
+            "p, local",
+            "p, repeated",
+            "p, share",
             "p, combined",
             "Copied",
-            "At most",
         ),
         rows,
-        f"Combined p-values are corrected for tests and descriptors and compared with "
-        f"{verdict.level:g}.",
+        "Combined: the smallest of 2.5 times the tail test's and 5 times each other p-value, "
+        f"times the number of descriptors ({len(evidence)}); compared with {verdict.level:g}.",
         stacked=True,
     )
 
 
-def test_table(entry: Evidence, level: float) -> Table:
+def test_table(entry: Evidence) -> Table:
     """The tests of one descriptor."""
-    words = reference_words(entry)
-    heldout = reference_of(entry) == "heldout"
-    scale = (
-        "distance to train over distance to held-out"
-        if heldout
-        else "distance to the nearest training point over that to the next"
-    )
-    copies, closest = entry.copies, entry.closest
-    size = entry.distances.size(reference_of(entry))
+    tests = entry.tests
+    assert tests is not None
+    fraction, listed = tests.fraction, tests.list
     rows = [
+        _row("Tail test", _tail_words(tests), tests.tail, tests.tail.p_value),
         _row(
-            "Exceedance, by distance",
-            f"{_counts(entry.by_distance, words)} A small p says: more samples are close to train "
-            "than fresh data would be, by copying or by too little variance.",
-            entry.by_distance,
-            entry.test.p_distance,
-        ),
-        _row(
-            "Exceedance, on the local scale",
-            f"The same for {scale}. {_counts(entry.by_scale, words)} A small p says: it is not "
-            "too little variance alone.",
-            entry.by_scale,
-            entry.test.p_local,
+            "Share test",
+            "Share of samples that fall on training points. A small p says: samples follow their "
+            "training points, as copies in bulk do, and slight overfitting too. The samples share "
+            f"neighbours and count as about {tests.share.effective_units:.0f}.",
+            tests.share,
+            tests.share.p_value,
         ),
     ]
-    if entry.shares is not None:
-        shares = entry.shares
+    if tests.local is not None:
+        local = tests.local
         rows.append(
             _row(
-                "Exchange test",
-                "Share of samples nearer to train than to held-out data. A small p says: the "
-                "model tells the two apart, which also many slight copies do. The samples share "
-                f"neighbours and count as about {shares.effective_points:.0f} independent ones.",
-                shares,
-                shares.p_value,
+                "Local exceedance",
+                f"{local.hits} distinct training points are hit closer, over the distance to "
+                f"held-out points, than the {_ordinal(local.rank)} closest of about "
+                f"{local.effective:.0f} weighted held-out points. It assumes that fresh samples "
+                "lie to train as held-out points do.",
+                local,
+                local.p_value,
             )
         )
+    if tests.cell is not None:
+        rows.append(_row("Repeated cell", _cell_words(tests), tests.cell, tests.cell.p_value))
     rows += [
         _row(
-            "Excess copies",
-            f"The estimate of the copied fraction: {copies.count} samples are closer than "
-            f"{percent(copies.rank / (size + 1))} of the {words}, beyond what these show "
-            "themselves.",
-            copies,
-            copies.p_value,
+            "Copied fraction",
+            f"Of the samples with a ratio of at most a third, {fraction.targets:.4g} fall on "
+            f"values of training points alone and {fraction.decoys:.4g} on values of held-out "
+            f"points alone; chance explains {fraction.by_chance:.4g}. {fraction.both:.4g} lie on "
+            "values that both hold.",
+            fraction,
+            None,
         ),
         _row(
-            "Closer than all",
-            f"The same below the closest of the {words}: {closest.count} samples. The upper end "
-            "of the interval is the bound on what could go unseen.",
-            closest,
-            closest.p_value,
-        ),
-        _row(
-            "Flagged samples",
-            _flag_words(entry.flags, size),
-            entry.flags,
+            "Flagged list",
+            f"{int(listed.flagged.sum())} samples on {listed.units} training points, of which at "
+            f"most {percent_given(listed.rate)} are expected to be there by chance [Barber15]. A "
+            f"list holds at least {listed.least_units} training points, given the sizes of the "
+            "sets.",
+            listed,
             None,
         ),
     ]
-    if entry.local_flags is not None:
-        rows.append(
-            _row(
-                "Flagged, by the local scale alone",
-                "The list that the local scale makes alone, without the distance.",
-                entry.local_flags,
-                None,
-            )
-        )
+    undecided = tests.competition.undecided
+    tied = f" {undecided} samples are tied with too many points to tell." if undecided else ""
     return Table(
         f"Tests by {entry.name}",
-        ("Test", "Value", f"{100 * level:.0f}% interval", "Without copying", "p"),
+        ("Test", "Value", "95% interval", "By chance", "p"),
         rows,
-        "Values are shares of the samples. Without copying: the expected value and the band of "
-        "95%. p-values of the exceedance tests are corrected for the number of thresholds"
-        f"{_clumped(entry)}.",
+        f"Training points: {tests.competition.train_units} "
+        f"{'groups' if entry.distances.groups else 'points'}; decoys: "
+        f"{tests.competition.heldout_units}.{tied}",
         stacked=True,
+    )
+
+
+def exchangeability_table(evidence: Sequence[Evidence]) -> Table:
+    """Whether train and held-out are exchangeable, one row per descriptor."""
+    rows: list[list[CellValue]] = []
+    for entry in evidence:
+        found = entry.exchangeability
+        assert found is not None
+        rows.append(
+            [
+                entry.name,
+                Cell(percent(found.agreement), note=f"{percent(found.expected)} by chance"),
+                *(
+                    Cell(number(within), note=f"{number(across)} to the other set")
+                    for within, across in zip(found.within, found.across, strict=True)
+                ),
+                p_cell(found.p_value),
+            ]
+        )
+    return Table(
+        "Are train and held-out exchangeable?",
+        (
+            "Descriptor",
+            "Neighbours of the same set",
+            "Train, nearest of its own",
+            "Held-out, nearest of its own",
+            "p",
+        ),
+        rows,
+        "Neighbours of the same set more often than chance would have them say: the sets are of "
+        "different sources, or points that belong together were split together. Distances are "
+        "medians.",
+        stacked=True,
+    )
+
+
+def _tail_words(tests: CopyingTests) -> str:
+    tail = tests.tail
+    unit = "points"
+    if not tail.cut:
+        return "No sample is closer than two thirds of the distance to the next point."
+    return (
+        f"Share of training points among the {tail.cut} pool {unit} that samples come closest to "
+        f"(ratio up to {number(tail.ratio)}). A small p says: copies."
+    )
+
+
+def _cell_words(tests: CopyingTests) -> str:
+    cell = tests.cell
+    assert cell is not None
+    if cell.sample < 0:
+        return "No sample is repeated beyond its surroundings."
+    return (
+        f"What samples repeat most, about sample {cell.sample}: {number(cell.u)} times as far "
+        "from train as from held-out. A small p says: it is one training point, copied many times."
     )
 
 
 def _row(title: str, meaning: str, result: MetricResult, p_value: float | None) -> list[CellValue]:
     null = result.null
-    # The list of flagged samples has a guarantee in place of a band.
-    band = (
-        Cell(percent(null.value), note=range_text(null.interval, percent))
-        if null is not None and null.interval is not None
-        else (None if null is None else Cell(percent(null.value), note=null.source))
-    )
+    band = None
+    if null is not None:
+        note = null.source if null.interval is None else range_text(null.interval, percent)
+        band = Cell(percent(null.value), note=note)
     return [
         Cell(title, note=meaning),
         percent(result.value),
@@ -167,48 +214,10 @@ def _row(title: str, meaning: str, result: MetricResult, p_value: float | None) 
     ]
 
 
-def _clumped(entry: Evidence) -> str:
-    """What repetition among the samples does to the p-values, if there is any."""
-    clumping = entry.clumping
-    if clumping.design_effect <= 1.0:
-        return ""
-    return (
-        f", and for samples that repeat each other: the {clumping.samples} samples count as "
-        f"{clumping.effective_samples:.0f} independent ones there"
-    )
-
-
-def _counts(test: Exceedance, words: str) -> str:
-    ordinals = ", ".join(_ordinal(rank) for rank in test.ranks)
-    counts = ", ".join(str(count) for count in test.counts)
-    expected = ", ".join(f"{value:.3g}" for value in test.expected)
-    return (
-        f"Samples below the {ordinals} smallest value of the {words}: {counts}, where {expected} "
-        "are expected."
-    )
-
-
 def _ordinal(rank: int) -> str:
     if rank % 100 in (11, 12, 13):
         return f"{rank}th"
     return f"{rank}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(rank % 10, 'th') }"
-
-
-def _flag_words(flags: Conformal, size: int) -> str:
-    text = (
-        f"{int(flags.flagged.sum())} samples are close by distance and on the local scale, by the "
-        "larger p-value of the two: the list of Benjamini and Hochberg, of which at "
-        f"most {percent_given(flags.false_discovery_rate)} are expected to be wrong "
-        "[Benjamini95][Ba23]."
-    )
-    if flags.least_flagged > len(flags.scores):
-        return text + (
-            f" With {size} reference points no list is possible: p-values cannot go below "
-            f"1/{size + 1}."
-        )
-    if flags.least_flagged > 1:
-        return text + f" A list holds {flags.least_flagged} samples or none, given {size} points."
-    return text
 
 
 def measurement_table(entry: Evidence) -> Table:
@@ -217,7 +226,8 @@ def measurement_table(entry: Evidence) -> Table:
         f"Further measurements by {entry.name}",
         ("Measurement", "Value", "Without memorisation"),
         [_measurement(one) for one in entry.measurements],
-        "Intervals of 95% under the values. None of these enters the verdict.",
+        f"Intervals of 95% under the values. None of these enters the verdict. At most "
+        f"{entry.measured} points of each set were used.",
         stacked=True,
     )
 
@@ -276,38 +286,24 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def sensitivity_table(entry: Evidence, seed: int) -> Table:
-    """Excess copies of one descriptor at several thresholds."""
-    rows: list[list[CellValue]] = []
-    for quantile, result in excess_at(entry, seed):
-        band = None if result.null is None else result.null.interval
-        rows.append(
-            [
-                Cell(percent(quantile), note=f"rank {result.rank}"),
-                number(result.threshold),
-                Cell(
-                    str(result.count),
-                    note=f"{len(result.scores) * quantile:.3g} expected",
-                    sort=result.count,
-                ),
-                percent(result.value),
-                range_text(result.interval, percent),
-                range_text(band, percent),
-                p_cell(result.p_value),
-            ]
-        )
+def sensitivity_table(entry: Evidence) -> Table:
+    """The copied fraction at several degrees of closeness."""
+    assert entry.tests is not None
+    rows: list[list[CellValue]] = [
+        [
+            number(one.ratio),
+            number(one.targets),
+            number(one.by_chance),
+            percent(one.value),
+            range_text(one.interval, percent),
+        ]
+        for one in fractions(entry.tests)
+    ]
     return Table(
-        f"Excess copies by {entry.name} at several thresholds",
-        (
-            "Quantile",
-            "Threshold",
-            "Samples below",
-            "Excess copies",
-            "95% interval",
-            "Band without copying",
-            "p-value",
-        ),
+        f"Copied fraction by {entry.name} at several degrees of closeness",
+        ("r at most", "Samples on train", "By chance", "Copied", "95% interval"),
         rows,
-        "p-values of single thresholds, not corrected for looking at several.",
+        "r is the distance to the nearest point over that to the next. Values that train and "
+        "held-out share are left out.",
         stacked=True,
     )

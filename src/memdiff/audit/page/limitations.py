@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from memdiff.audit.evidence import Evidence
-from memdiff.audit.page.figures import reference_of
-from memdiff.audit.page.numbers import percent, percent_given
+from memdiff.audit.page.numbers import percent_given
 from memdiff.audit.result import AuditResult
-from memdiff.audit.verdict import heldout_needed, samples_needed
+from memdiff.audit.verdict import samples_needed
 
 __all__ = ["limitations"]
 
@@ -15,24 +14,23 @@ def limitations(result: AuditResult) -> dict[str, str]:
     """Limitations by topic, those that weigh most first."""
     decision = result.decision
     found = {"What was audited": _scope(result)}
-    if all(entry.shares is None for entry in result.evidence):
+    if result.inputs.heldout is None:
         found["No held-out data"] = (
-            "The samples were compared with the training points among themselves. The p-values "
-            "are approximate, the exchange test is missing, and training data that are unlike the "
-            "rest of their source cannot be told from copying."
+            "Nothing tells here what samples share with training data by nature, so there is no "
+            "verdict: only pairs to look at."
         )
     else:
         found["Held-out data"] = (
-            "The verdict supposes that held-out and training data are draws of one source. If the "
-            "held-out data are of another one, later or cleaner for example, every sample looks "
-            "close to train, and copying is reported that is none."
+            "The verdict supposes that training and held-out data were told apart by chance. The "
+            "test of that sees coarse differences; a fine one, a slightly later time or a "
+            "slightly different selection, can still make samples look close to train."
         )
-    found["Upper bound"] = (
-        f"At most {percent(decision.upper_bound)} is a bound on samples that are closer to train "
-        "than every reference point. Samples that resemble training data less than that, as fresh "
-        "data do by chance, are not bounded by it. Zero hits is not zero rate: the bound is that "
-        "of Clopper and Pearson [Clopper34] with the uncertainty of the threshold."
-    )
+        found["Copied fraction"] = (
+            "It counts samples closer than a third of the distance to the next point, on values "
+            "that train and held-out do not share. Its interval allows for chance and for the "
+            "sampling of the samples; it is conservative. Zero hits is not zero rate: its upper "
+            "end is the bound."
+        )
     found |= _sizes(result)
     found |= {f"Features {entry.name}": _blind_spots(entry, result) for entry in result.evidence}
     found["Flagged samples"] = (
@@ -64,25 +62,26 @@ def _sizes(result: AuditResult) -> dict[str, str]:
             f"{samples} samples cannot exclude a copied fraction of {percent_given(resolution)}, "
             f"even if none of them is a copy; about {wanted} could."
         )
-    decisive = next(e for e in result.evidence if e.name == result.decision.descriptor)
-    flags, reference = decisive.flags, reference_of(decisive)
-    size, needed = decisive.distances.size(reference), heldout_needed(resolution)
-    kind = "training" if reference == "train" else "held-out"
-    if size < needed:
-        found[f"Few {kind} points"] = (
-            f"A fresh sample is closer than all {size} {kind} points with probability "
-            f"{percent(1 / (size + 1))}, which blurs the bound; about {needed} points would do."
-        )
-    if flags.least_flagged > 1:
-        possible = (
-            "no sample can be flagged"
-            if flags.least_flagged > samples
-            else f"{flags.least_flagged} samples are flagged or none"
-        )
-        found["Resolution of p-values"] = (
-            f"With {size} {kind} points the p-value of a sample is at least 1/{size + 1}: at the "
-            f"level asked for, {possible}. Copies may be too few to be listed and still carry the "
-            "verdict."
+    for entry in result.evidence:
+        if entry.tests is None:
+            continue
+        odds = entry.tests.competition.odds
+        if odds > 5.0:
+            found["Few held-out points"] = (
+                f"There are {odds:.0f} training points for each held-out one. Chance then puts "
+                "most samples on training points, and the competition sees only many copies; the "
+                "local exceedance helps, under its assumption."
+            )
+        least = entry.tests.list.least_units
+        if least > 1:
+            found["Length of the list"] = (
+                f"At the rate asked for, a list holds at least {least} distinct training points. "
+                "Copies of fewer carry a verdict and are not listed."
+            )
+    if result.inputs.groups:
+        found["Groups"] = (
+            "Points of a group are exchanged together, so the number of groups and not of points "
+            "says how much can be seen."
         )
     return found
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
+from memdiff.audit.evidence import Evidence
 from memdiff.audit.page.differences import Differences
-from memdiff.audit.page.numbers import p_cell, percent_given
+from memdiff.audit.page.numbers import percent_given
 from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
-from memdiff.audit.result import AuditResult, Pair
+from memdiff.audit.pairing import Pair
+from memdiff.audit.result import AuditResult
 from memdiff.data import Dataset
-from memdiff.features import Invariance, parse_invariance
+from memdiff.features import Invariance
 from memdiff.report import Cell, Gallery, GalleryItem, Image, Paragraph, Table
 from memdiff.report.document import Block, CellValue
 
@@ -39,10 +42,11 @@ def _left_out(result: AuditResult, shown: int) -> str:
     total = len(result.pairs)
     flagged = sum(pair.flagged for pair in result.pairs)
     text = (
-        "The p-value is the larger of those by distance and on the local scale. Flagged: on the "
-        f"list whose expected share of wrong entries is at most "
-        f"{percent_given(result.settings.false_discovery_rate)} [Benjamini95]; {flagged} of "
-        f"{len(result.inputs.generated)} samples are on it. The closest pairs come first."
+        "r is the distance to the nearest point over that to the next, 2 minus that where a "
+        "held-out point is nearer. Flagged: on the list of which at most "
+        f"{percent_given(result.settings.false_discovery_rate)} are expected to be there by "
+        f"chance [Barber15], or in a cell that repeats one training point; {flagged} of "
+        f"{len(result.inputs.generated)} samples. The closest pairs come first."
     )
     if shown < total:
         text += (
@@ -56,7 +60,7 @@ def _values(pair: Pair, has_variants: bool) -> dict[str, str | float | bool | No
     values: dict[str, str | float | bool | None] = {"distance": pair.distance}
     if pair.heldout_distance is not None:
         values["held-out distance"] = pair.heldout_distance
-    values |= {"ratio d1/d2": pair.ratio, "p-value": pair.p_value}
+    values["ratio r"] = pair.ratio
     if has_variants:
         values["closest as"] = pair.variant
     values["flagged"] = pair.flagged
@@ -104,8 +108,12 @@ def _picture_gallery(result: AuditResult) -> Gallery:
 
 
 def _transforms(result: AuditResult) -> Invariance | None:
-    asked = result.settings.invariance
-    return None if asked is None else parse_invariance(asked)
+    return _decisive(result).features.transforms
+
+
+def _decisive(result: AuditResult) -> Evidence:
+    name = result.decision.descriptor
+    return next((e for e in result.evidence if e.name == name), result.evidence[0])
 
 
 def _transformed(
@@ -133,7 +141,7 @@ def _row_tables(result: AuditResult) -> list[Block]:
     has_heldout = any(pair.heldout_distance is not None for pair in shown)
     header = ["Pair, and where it differs", "Distance"]
     header += ["To held-out"] if has_heldout else []
-    header += ["d1/d2", "p-value", "Flagged"]
+    header += ["r", "Flagged"]
     rows: list[list[CellValue]] = []
     for pair in shown:
         row: list[CellValue] = [
@@ -148,7 +156,7 @@ def _row_tables(result: AuditResult) -> list[Block]:
             pair.distance,
         ]
         row += [pair.heldout_distance] if has_heldout else []
-        row += [pair.ratio, p_cell(pair.p_value), _mark(pair.flagged)]
+        row += [pair.ratio, _mark(pair.flagged)]
         rows.append(row)
     listed = Table(
         f"Samples that are closest to the training data, by {result.decision.descriptor}",
@@ -227,20 +235,13 @@ def copied_blocks(result: AuditResult) -> list[Block]:
     """The training points with the most suspicious samples."""
     points = result.copied_points[:_MOST_POINTS]
     if not points:
-        return [Paragraph("No sample is suspicious, so no training point is listed.")]
+        return [Paragraph("No sample is flagged, so no training point is listed.")]
     blocks: list[Block] = []
-    if result.verdict != "memorizing":
-        blocks.append(
-            Paragraph(
-                "Copying was not shown. These are the training points next to the closest "
-                "samples, for a look by eye."
-            )
-        )
 
     def note(shown: int) -> str:
         total = len(result.copied_points)
         return (
-            "Copies: suspicious samples that are nearest to the point or to one of its "
+            "Copies: flagged samples that copy the point or one of its "
             "duplicates. Occurrences: how often the point is in the training data."
         ) + (f" Shown are {shown} of {total} points." if shown < total else "")
 
@@ -248,17 +249,18 @@ def copied_blocks(result: AuditResult) -> list[Block]:
     if has_pictures(inputs.train):
         album = Thumbnails(inputs.train)
         transforms = _transforms(result)
-        variants = next(e.variant for e in result.evidence if e.name == result.decision.descriptor)
+        best = torch.tensor([point.best for point in points])
+        versions = _decisive(result).closest_variant(best).tolist()
         items = []
-        for point in points:
+        for point, version in zip(points, versions, strict=True):
             if album.used > _POINT_BYTES:
                 break
             images = [
                 album.image(inputs.train, point.train, "training point"),
                 album.image(inputs.generated, point.best, "closest sample"),
             ]
-            if transforms is not None and int(variants[point.best]) > 0:
-                variant = transforms.names[int(variants[point.best])]
+            if transforms is not None and version > 0:
+                variant = transforms.names[version]
                 images.append(
                     _transformed(
                         album, inputs.generated, point.best, f"as {variant}", variant, transforms
