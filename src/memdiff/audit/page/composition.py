@@ -178,8 +178,8 @@ def _tests(result: AuditResult) -> list[Block]:
     rule = (
         "Training and held-out points compete for the samples. If the model knows nothing of "
         "which points it was trained on, their labels are exchangeable, whatever the samples are "
-        "like: what falls on held-out points by chance tells what falls on training points by chance "
-        "[Elias07]. Four tests look for copies (tail, local exceedance, repeated cell) and for "
+        "like: what falls on held-out points by chance tells what falls on training points by "
+        "chance [Elias07]. Four tests look for copies (tail, local exceedance, repeated cell) and for "
         "nearness (share). The verdict is `memorizing` if the combined p-value is at most "
         f"{level} and copies stand out, `overfitting` if it is and none do; else `not detected` "
         f"if copies would have been seen down to {percent_given(result.settings.resolution)} of "
