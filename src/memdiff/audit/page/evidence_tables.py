@@ -130,15 +130,15 @@ def test_table(entry: Evidence) -> Table:
             None,
         ),
     ]
+    unit = "groups" if entry.distances.groups else "points"
     undecided = tests.competition.undecided
     tied = f" {undecided} samples are tied with too many points to tell." if undecided else ""
     return Table(
         f"Tests by {entry.name}",
         ("Test", "Value", "95% interval", "By chance", "p"),
         rows,
-        f"Training points: {tests.competition.train_units} "
-        f"{'groups' if entry.distances.groups else 'points'}; decoys: "
-        f"{tests.competition.heldout_units}.{tied}",
+        f"{tests.competition.train_units} training {unit} against "
+        f"{tests.competition.heldout_units} held-out {unit}.{tied}",
         stacked=True,
     )
 
