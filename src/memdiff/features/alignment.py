@@ -31,9 +31,9 @@ from memdiff.features.preprocessing import luma
 
 __all__ = ["registered_residual"]
 
-_LARGEST_SIDE = 64
+_LARGEST_SIDE = 48
 _SMALLEST_SIDE = 12  # of the coarsest level
-_STEPS = (6, 6, 8)  # on the finest level last
+_STEPS = (4, 4, 4)  # on the finest level last; more change nothing there
 _MOST_SHIFT = 0.3  # of a side
 _MOST_ROTATION = math.radians(15)
 _MOST_SCALE = 1.4
@@ -41,7 +41,7 @@ _LONGEST_STEP = 0.2  # in sides, radians, log scale
 # Deviation, in signed pixels, below which contrast counts as noise. It and the smoothing are the
 # best of those tried on `benchmarks/edited_copies.py`.
 _NOISE = 0.02
-_PIXELS_AT_A_TIME = 2**19
+_PIXELS_AT_A_TIME = 2**17
 
 
 def registered_residual(samples: Tensor, points: Tensor, *, mirror: bool = True) -> Tensor:
@@ -122,16 +122,21 @@ def _pyramid(images: Tensor) -> list[Tensor]:
 
 def _register(sample: Tensor, point: Tensor) -> Tensor:
     """Residual ``(B,)`` under the identity or the registration, whichever is smaller."""
-    motion = sample.new_zeros(len(sample), 4)  # shift along x and y in sides, rotation, log scale
-    best = _residual(sample, point)
+    warped, inside = _warped(point, _motion(sample, point))
+    return torch.minimum(_residual(sample, point), _residual(sample, _filled(warped, inside)))
+
+
+def _motion(sample: Tensor, point: Tensor) -> Tensor:
+    """Shift along x and y in units of the longer side, rotation, log scale: ``(B, 4)``."""
+    motion = sample.new_zeros(len(sample), 4)
     levels = list(zip(_pyramid(sample), _pyramid(point), strict=True))
     for (s, p), count in zip(levels, _STEPS[-len(levels) :], strict=True):
         motion = _refined(s, p, motion, count)
-    warped, inside = _warped(point, motion)
-    return torch.minimum(best, _residual(sample, _filled(warped, inside)))
+    return motion
 
 
 def _refined(sample: Tensor, point: Tensor, motion: Tensor, count: int) -> Tensor:
+    """The motion after so many Gauss-Newton steps on one level."""
     h, w = sample.shape[-2:]
     side = max(h, w)
     y, x = torch.meshgrid(
