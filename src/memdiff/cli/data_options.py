@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -181,6 +182,8 @@ def _ranges(given: Sequence[str], sources: Mapping[str, str]) -> dict[str, tuple
             raise ValueError(f"--value-range has two ranges for {name or 'all sets'}: give one.")
         try:
             low, high = _RANGES.get(value) or (float(bound) for bound in value.split(":"))
+            if not -math.inf < low < high < math.inf:
+                raise ValueError
         except ValueError as error:
             raise ValueError(
                 f"--value-range must be unit, byte, signed or LOW:HIGH, or one of these for a "

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option, load_sets
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.wording import as_options
 from memdiff.ranks import joined
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def run(options: Namespace) -> int:
             train, settings, options.out, device=device, progress=progress, ranks=ranks
         )
     for warning in result.warnings:
-        print(f"memdiff sample: warning: {warning}", file=sys.stderr)
+        sentence = as_options(warning, options.keys())
+        print(f"memdiff sample: warning: {sentence}", file=sys.stderr)
     if settings.regularizer == "none":
         print(
             "memdiff sample: note: the unregularised empirical score returns training data; "
