@@ -8,6 +8,8 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
 
 from memdiff.cli import main
+from memdiff.cli.data_options import add_data_options, load_sets
+from memdiff.cli.parser import Parser
 from memdiff.data import TableEncoding, load
 from memdiff.samplers import Heun, sample
 from memdiff.training import load_encoding, load_model
@@ -132,8 +134,24 @@ def test_from_the_table_to_samples_to_the_audit(missing, suffix, tmp_path, capsy
 
 
 @pytest.mark.parametrize("missing", ["mean", "category"])
+def test_all_sets_are_filled_as_the_training_set(missing, tmp_path):
+    train = write(tmp_path / "train.csv", pd.DataFrame({"a": [1, None, 3], "b": ["x", "y", "y"]}))
+    other = write(tmp_path / "other.csv", pd.DataFrame({"a": [8, 9], "b": ["x", "x"]}))
+    gaps = write(tmp_path / "gaps.csv", pd.DataFrame({"a": [8, None], "b": ["x", "x"]}))
+    parser = Parser()
+    add_data_options(parser)
+    options = parser.parse_args(["--missing", missing])
+    options.quiet = True
+    sources = {"generated": str(gaps), "train": str(train), "heldout": str(other)}
+    sets = load_sets(options, sources)
+    assert list(sets) == list(sources)
+    for data in sets.values():
+        assert data.columns == (("a", "b") if missing == "mean" else ("a", "a missing", "b"))
+    assert sets["generated"].x[:, 0].tolist() == [8, 2]  # the mean of the training set
+
+
+@pytest.mark.parametrize("missing", ["mean", "category"])
 def test_fresh_rows_with_gaps_are_no_copies(missing, tmp_path, capsys):
-    """Filled with means of their own, each set would be nearest to itself."""
     frame = with_gaps()
     for start, name in enumerate(("train", "generated", "heldout")):
         write(tmp_path / f"{name}.csv", frame.iloc[start::3])
