@@ -162,4 +162,19 @@ def test_images_whose_channels_are_ambiguous(digits, capsys):
     ],
 )
 def test_arguments_are_named_as_options(sentence, expected):
-    assert as_options(sentence, ["steps", "lr", "heldout_share"]) == expected
+    options = ["steps", "lr", "heldout_share"]
+    assert as_options(sentence, options) == as_options(sentence, iter(options)) == expected
+
+
+def test_a_command_names_its_own_options(digits, capsys):
+    how = ("train", "--train", "points20", "--out", digits / "run", "--steps", "2")
+    for option, words in (
+        (("--lr", "-1"), ["--lr must be positive"]),
+        (("--batch-size", "0"), ["--batch-size must be"]),
+        (
+            ("--stop-on-memorization", "--heldout-share", "0"),
+            ["--stop-on-memorization needs", "positive --heldout-share."],
+        ),
+    ):
+        code, _, err = run(capsys, *how, *option)
+        assert code == 2 and all(word in err for word in words), err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Iterable
 
 __all__ = ["as_options"]
 
@@ -21,7 +21,7 @@ _LOAD = re.compile(r"load (generated|train|heldout) \((.*?)\) with value_range=(
 _BARE = re.compile(r"(?<![\w'\"./=-])([a-z]+(?:_[a-z]+)+)(?![\w'\"/=]|\.\w)")
 
 
-def as_options(sentence: str, options: Collection[str] = ()) -> str:
+def as_options(sentence: str, options: Iterable[str] = ()) -> str:
     """Name the options of the command line where a sentence names arguments of the library.
 
     Args:
@@ -38,15 +38,16 @@ def as_options(sentence: str, options: Collection[str] = ()) -> str:
         >>> as_options("batch_size must be at least 1, got 0.", ["batch_size"])
         '--batch-size must be at least 1, got 0.'
     """
+    known = frozenset(options)
     sentence = _LOAD.sub(lambda m: f"pass --value-range {m[1]}={_range(m[3])}", sentence)
     sentence = _ARGUMENT.sub(lambda m: _option(m[1], m[2]), sentence)
     sentence = _BARE.sub(
-        lambda m: f"--{m[1].replace('_', '-')}" if m[1] in {*options, *_DATA} else m[1], sentence
+        lambda m: f"--{m[1].replace('_', '-')}" if m[1] in known.union(_DATA) else m[1], sentence
     )
     first = re.match(r"(\w+)(?= (?:must|needs) )", sentence)
     if first:
         name = _NAMES.get(first[1], first[1])
-        if first[1] in _DATA or name.replace("-", "_") in options:
+        if first[1] in _DATA or name.replace("-", "_") in known:
             return f"--{name.replace('_', '-')}{sentence[first.end() :]}"
     return sentence
 

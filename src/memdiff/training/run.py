@@ -156,7 +156,7 @@ def train_in_folder(
     elif settings.stop_on_memorization:
         raise ValueError(
             "stop_on_memorization needs held-out data to tell memorisation from chance: give "
-            "heldout, or a positive heldout_share."
+            "held-out data, or a positive heldout_share."
         )
     if settings.augmentation.changes and train.kind != "images":
         raise ValueError(f"augmentation needs images, got training data of kind {train.kind!r}.")
