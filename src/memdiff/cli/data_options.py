@@ -130,7 +130,7 @@ def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Datas
     for option, value in given.items():
         if not any(option in found for found in taken.values()):
             next(iter(taken.values()))[option] = value  # loading refuses it and says why
-    for name, value_range in _ranges(options.value_range, sources).items():
+    for name, value_range in _ranges(options.get("value_range") or [], sources).items():
         for one in [name] if name else _ranged(sources):
             taken[one]["value_range"] = value_range
     above = options.get("stream_above")
@@ -139,7 +139,7 @@ def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Datas
         if "missing" in taken[name] and name != "train" and sets["train"].completion is not None:
             taken[name]["like"] = sets["train"]
         sets[name] = load(sources[name], name=name, stream_above=above, **taken[name])
-        for note in sets[name].notes if not options.quiet else ():
+        for note in sets[name].notes if not options.get("quiet") else ():
             print(f"memdiff: note: {sets[name].title}: {note}", file=sys.stderr)
     return {name: sets[name] for name in sources}
 
@@ -149,13 +149,13 @@ def _given(options: Namespace) -> dict[str, Any]:
     given = {
         name: options[name]
         for name in ("limit", "size", "mode", "frames", "key", "layout", "missing")
-        if options[name] is not None
+        if options.get(name) is not None
     }
     if "size" in given:
         given["size"] = _size(given["size"])
-    if options.no_header:
+    if options.get("no_header"):
         given["header"] = False
-    if options.categorical:
+    if options.get("categorical"):
         given["categorical"] = options.categorical
     return given
 
