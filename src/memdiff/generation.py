@@ -288,10 +288,12 @@ def generate_to_file(
 
 
 def _check_suffix(out: Path, train: Dataset) -> None:
-    """Whether the samples have a form in this file."""
+    """Whether the samples have a form in this file, and it is not that of the data."""
     fitting = ".csv or .parquet" if train.kind == "table" else ".npz"
     if out.is_dir():
         raise ValueError(f"out {str(out)!r} is a folder: give the name of a {fitting} file in it.")
+    if out.exists() and Path(train.source).exists() and out.samefile(train.source):
+        raise ValueError(f"out {str(out)!r} is the training data: give another name.")
     plain = not (train.categories or train.forms.keys() - _whole(train) or train.completion)
     suffixes = TABLE_SUFFIXES if train.kind == "table" else ()
     if out.suffix not in (*suffixes, *((".npz",) if plain else ())):

@@ -111,8 +111,16 @@ def test_regularised_samples_stay_in_the_ranges_and_forms_of_the_table(tmp_path,
     assert made["seen"].between(frame["seen"].min(), frame["seen"].max()).all()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-@pytest.mark.parametrize("missing", [None, "drop", "mean", "category"])
+@pytest.mark.parametrize(
+    ("missing", "suffix"),
+    [
+        (None, ".parquet"),
+        ("drop", ".csv"),
+        ("mean", ".csv"),
+        ("category", ".csv"),
+        ("category", ".parquet"),
+    ],
+)
 def test_from_the_table_to_samples_to_the_audit(missing, suffix, tmp_path, capsys):
     frame = diabetes() if missing is None else with_gaps()
     if suffix == ".parquet":
@@ -307,6 +315,17 @@ def test_the_file_of_the_samples_must_hold_them(tmp_path, capsys):
     assert run(capsys, "sample", "--train", numbers, "--num", 5, "--out", out)[0] == 0
     known = {tuple(row) for row in load(numbers).x.tolist()}
     assert {tuple(row) for row in load(out).x.tolist()} <= known
+
+
+def test_the_table_itself_is_never_replaced(tmp_path, capsys):
+    train = write(tmp_path / "t.csv", named(load_iris))
+    before = train.read_bytes()
+    link = tmp_path / "link.csv"
+    link.symlink_to(train)
+    for out in (train, link, tmp_path / "." / "t.csv"):
+        code, _, err = run(capsys, "sample", "--train", train, "--num", 2, "--out", out)
+        assert code == 2 and "is the training data" in err
+    assert train.read_bytes() == before
 
 
 def test_identifiers_are_noted_on_standard_error_and_on_the_page(tmp_path, capsys):
