@@ -194,3 +194,24 @@ def test_bad_settings_are_one_sentence(train, tmp_path):
 
 def test_unregularised_score_is_the_empirical_one(train):
     assert generate(train, GenerationSettings(num=1)).resolved["score"] == EmpiricalScore.__name__
+
+
+def test_batches_of_rows_are_not_taken_for_batches_of_their_encoding(train):
+    """They have the same points, and with columns of numbers only the same shape."""
+    table = Dataset(train.x, "table", columns=("a", "b"))
+    settings = GenerationSettings(num=2)
+    keys = {
+        generation._key(data, generation._points(data)[1], settings) for data in (train, table)
+    }
+    assert len(keys) == 2 and table.sha256 == train.sha256
+
+
+def test_units_of_columns_do_not_matter(train):
+    """One noise level serves columns of all scales: each is in its own unit."""
+    shift, unit = torch.tensor([5e4, -3.0]).double(), torch.tensor([1000.0, 0.01]).double()
+    near = Dataset(train.x, "table", columns=("a", "b"))
+    far = Dataset(shift + unit * train.x, "table", columns=("a", "b"))
+    settings = GenerationSettings(regularizer="tikhonov", strength=0.1, num=20)
+    one, two = generate(near, settings), generate(far, settings)
+    torch.testing.assert_close((two.x - shift) / unit, one.x, rtol=1e-6, atol=1e-6)
+    assert one.resolved["unit"] == "one standard deviation of a column"

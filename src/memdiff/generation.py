@@ -4,7 +4,9 @@ The closed form of :mod:`memdiff.scores` is a generative model of its own. Unreg
 returns its training data, which makes it a positive control; regularised, with a strength that
 leave-one-out selection chooses, it draws new points from a smoothed training set.
 
-The data are centred first, and every noise level is in units of the data.
+The data are centred first, and every noise level is in units of the data. Tables are encoded
+(:class:`~memdiff.data.TableEncoding`): there the unit of levels and strengths is one standard
+deviation of a column, and samples are decoded into rows of the form of the table.
 """
 
 from __future__ import annotations
@@ -19,7 +21,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, StreamedDataset, load, save_arrays, write_json
+from memdiff.data import (
+    TABLE_SUFFIXES,
+    Dataset,
+    StreamedDataset,
+    TableEncoding,
+    load,
+    save_arrays,
+    save_table,
+    write_json,
+)
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
@@ -133,17 +144,25 @@ class Generated:
     """Samples and how they were made.
 
     Attributes:
-        x: Samples with shape ``(num, *S)``, in the units and dtype of the training data.
+        samples: Samples of the kind of the training data, ``(num, *S)``, in their units.
         settings: The settings that were asked for.
         resolved: What they came to: strength, process, sampler, final time, seconds, ...
         selection: The leave-one-out curve behind ``strength="auto"``, or None.
+        warnings: What a reader should know.
+        encoding: How a table was encoded, or None.
     """
 
-    x: Tensor
+    samples: Dataset
     settings: GenerationSettings
     resolved: dict[str, Any]
     selection: Selection | None = None
     warnings: tuple[str, ...] = field(default=())
+    encoding: TableEncoding | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The samples with shape ``(num, *S)``, in the units and dtype of the training data."""
+        return self.samples.x
 
 
 @dataclass(frozen=True)
@@ -183,14 +202,23 @@ def generate(
 
     Raises:
         ValueError: If the settings do not fit the data (one point where a selection needs two, a
-            strength out of range).
+            strength out of range, a table whose rows are all equal).
     """
-    model = _prepare(train, settings, device, progress, ranks)
+    points, encoding = _points(train)
+    model = _prepare(points, settings, device, progress, ranks)
     parts = [
         _sample_batch(model, settings, start, device, progress)
         for start in range(0, settings.num, settings.batch_size)
     ]
-    return _collect(train, settings, model, parts)
+    return _collect(train, encoding, settings, model, parts)
+
+
+def _points(train: Dataset) -> tuple[Dataset, TableEncoding | None]:
+    """What is modelled: the data themselves, or the vectors of a table."""
+    if train.kind != "table":
+        return train, None
+    encoding = TableEncoding.fit(train).require_model(train)
+    return encoding.encode(train), encoding
 
 
 def generate_to_file(
@@ -202,39 +230,42 @@ def generate_to_file(
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> Generated:
-    """As :func:`generate`, into ``out`` (``.npz``, array ``x``) with the settings beside it.
+    """As :func:`generate`, into ``out`` with the settings beside it.
 
+    ``out`` is a ``.npz`` (array ``x``), or for tables a ``.csv`` or ``.parquet``.
     ``out`` with the suffix ``.json`` holds the settings, what they came to, the selection curve
     and the provenance. Finished batches are kept in ``out`` with the suffix ``.partial`` until
     the end: the same call after an interruption goes on where it stopped. Of several processes
     the first one reads and writes.
 
     Raises:
-        ValueError: If ``out`` does not end in ``.npz``, or as :func:`generate`.
+        ValueError: If ``out`` has a suffix that does not fit the data, or as :func:`generate`.
+        ImportError: If a table is to be written and pandas or pyarrow is not installed.
     """
     out = Path(out)
-    if out.suffix != ".npz":
-        raise ValueError(f"out must name a .npz file, got {str(out)!r}.")
-    if out.is_dir():
-        raise ValueError(f"out {str(out)!r} is a folder: give the name of a .npz file in it.")
+    _check_suffix(out, train)
+    points, encoding = _points(train)
     partial = out.with_suffix(".partial")
-    key = _key(train, settings)
+    key = _key(train, encoding, settings)
     ranks = Ranks() if ranks is None else ranks
-    model = _prepare(train, settings, device, progress, ranks)
+    model = _prepare(points, settings, device, progress, ranks)
     parts = []
     for start in range(0, settings.num, settings.batch_size):
         path = partial / f"{key}-{start}.npz"
-        kept = _kept_batch(path, settings, start, train, model.score.dtype, ranks)
+        kept = _kept_batch(path, settings, start, points, model.score.dtype, ranks)
         if kept is not None:
             parts.append(kept)
             continue
         parts.append(_sample_batch(model, settings, start, device, progress))
         if settings.num > settings.batch_size and ranks.is_first:
             save_arrays(path, x=parts[-1], encoding="free")
-    result = _collect(train, settings, model, parts)
+    result = _collect(train, encoding, settings, model, parts)
     if not ranks.is_first:
         return result
-    save_arrays(out, x=result.x, encoding=train.encoding)
+    if out.suffix in TABLE_SUFFIXES:
+        save_table(out, result.samples)
+    else:
+        save_arrays(out, x=result.x, encoding=train.encoding)
     write_json(
         out.with_suffix(".json"),
         {
@@ -243,6 +274,7 @@ def generate_to_file(
             "resolved": result.resolved,
             "selection": None if result.selection is None else result.selection.to_dict(),
             "warnings": list(result.warnings),
+            "table": None if encoding is None else encoding.to_dict(),
             "train": {"source": train.source, "sha256": train.sha256, "points": len(train)},
             "provenance": provenance(seed=settings.seed),
         },
@@ -253,6 +285,24 @@ def generate_to_file(
         if not any(partial.iterdir()):
             partial.rmdir()
     return result
+
+
+def _check_suffix(out: Path, train: Dataset) -> None:
+    """Whether the samples have a form in this file, and it is not that of the data."""
+    fitting = ".csv or .parquet" if train.kind == "table" else ".npz"
+    if out.is_dir():
+        raise ValueError(f"out {str(out)!r} is a folder: give the name of a {fitting} file in it.")
+    if out.exists() and Path(train.source).exists() and out.samefile(train.source):
+        raise ValueError(f"out {str(out)!r} is the training data: give another name.")
+    plain = not (train.categories or train.forms.keys() - _whole(train) or train.completion)
+    suffixes = TABLE_SUFFIXES if train.kind == "table" else ()
+    if out.suffix not in (*suffixes, *((".npz",) if plain else ())):
+        what = "a table with categories, dates or missing values" if not plain else f"{train.kind}"
+        raise ValueError(f"out must name a {fitting} file for {what}, got {str(out)!r}.")
+
+
+def _whole(train: Dataset) -> set[str]:
+    return {name for name, form in train.forms.items() if form in ("integer", "boolean")}
 
 
 def _kept_batch(
@@ -272,9 +322,10 @@ def _kept_batch(
     return ranks.broadcast(sent).to(dtype)
 
 
-def _key(train: Dataset, settings: GenerationSettings) -> str:
+def _key(train: Dataset, encoding: TableEncoding | None, settings: GenerationSettings) -> str:
     """Names a run: batches of other settings or data must not be taken for its own."""
-    text = json.dumps([asdict(settings), train.sha256], sort_keys=True)
+    table = [] if encoding is None else [encoding.to_dict()]
+    text = json.dumps([asdict(settings), train.sha256, *table], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -394,9 +445,19 @@ def _sample_batch(
 
 
 def _collect(
-    train: Dataset, settings: GenerationSettings, model: _Model, parts: list[Tensor]
+    train: Dataset,
+    encoding: TableEncoding | None,
+    settings: GenerationSettings,
+    model: _Model,
+    parts: list[Tensor],
 ) -> Generated:
     process = model.score.process
+    x = torch.cat(parts)
+    samples = (
+        Dataset(x, train.kind, train.encoding, name="samples")
+        if encoding is None
+        else encoding.decode(x)
+    )
     resolved = {
         "score": type(model.score).__name__,
         "strength": model.strength,
@@ -409,7 +470,10 @@ def _collect(
         "shape": list(train.shape),
         "num": settings.num,
     }
-    return Generated(torch.cat(parts), settings, resolved, model.selection, model.warnings)
+    if encoding is not None:
+        resolved["unit"] = "one standard deviation of a column"
+        resolved["coordinates"] = len(encoding.coordinates)
+    return Generated(samples, settings, resolved, model.selection, model.warnings, encoding)
 
 
 def _family(name: str) -> Family:

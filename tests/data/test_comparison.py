@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -55,11 +56,22 @@ def test_byte_vectors_against_small_floats(refusal):
 
 @pytest.mark.parametrize(
     ("shape", "remedy"),
-    [((4, 3, 8, 8), "mode='L'"), ((4, 1, 9, 8), "size=(height, width)")],
+    [
+        ((4, 3, 8, 8), "load train ({}) with mode='L'"),
+        ((4, 1, 9, 8), "load train ({}) with size=(8, 8)"),
+        ((4, 2, 1, 8, 8), "give sets of one"),
+    ],
 )
-def test_shapes_that_differ(shape, remedy, refusal):
-    with refusal("generated", "train", "(1, 8, 8)", str(shape[1:]), remedy):
-        check_comparable(images("generated", -1, 1), images("train", -1, 1, shape))
+def test_shapes_that_differ(shape, remedy, tmp_path, refusal):
+    """What is in a folder can be loaded in another shape; what is in an array file cannot."""
+    generated, other = images("generated", -1, 1), images("train", -1, 1, shape)
+    folder = replace(other, source=str(tmp_path))
+    for sets in ((generated, folder), (folder, generated)):
+        with refusal("generated", "train", remedy.format(tmp_path)):
+            check_comparable(*sets)
+    if other.kind == "images":
+        with refusal("(1, 8, 8)", str(shape[1:]), "give sets of one shape"):
+            check_comparable(generated, other)
 
 
 def test_every_set_is_checked(refusal):

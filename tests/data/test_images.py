@@ -250,3 +250,16 @@ def test_deep_images_that_do_not_convert_are_refused(folder, refusal):
         load(folder)
     with refusal("x.tif", "floating-point"):
         load(folder, mode="L")
+
+
+def test_floating_point_pixels_take_a_range_and_integers_have_one(tmp_path, refusal):
+    pixels = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    assert load(tmp_path).encoding == "unit"
+    data = load(tmp_path, value_range=(0, 1))
+    assert data.encoding == "signed"
+    np.testing.assert_allclose(data.x[0, 0], 2 * pixels - 1, atol=1e-6)
+    Image.fromarray((255 * pixels).astype(np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.tif").unlink()
+    with refusal("value_range=", str(tmp_path), "integers"):
+        load(tmp_path, value_range=(0, 255))

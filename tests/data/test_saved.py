@@ -76,6 +76,29 @@ def test_tables(hf, tmp_path):
     assert data.categories == {"c": ("a", "z"), "t": ("u", "v")}
 
 
+def test_options_apply_to_what_the_folder_holds(hf, tmp_path, refusal):
+    grey = np.random.default_rng(0).uniform(size=(4, 5, 5)).astype(np.float32)
+    features = hf.Features({"v": hf.Array2D((5, 5), "float32")})
+    arrays = hf.Dataset.from_dict({"v": grey}, features=features)
+    arrays.save_to_disk(tmp_path / "arrays")
+    data = load(tmp_path / "arrays", value_range=(0, 1))
+    assert data.encoding == "signed"
+    torch.testing.assert_close(data.x[:, 0], torch.from_numpy(2 * grey - 1))
+    hf.Dataset.from_dict({"age": [1, None, 3]}).save_to_disk(tmp_path / "table")
+    assert load(tmp_path / "table", missing="mean").x.flatten().tolist() == [1, 2, 3]
+    pictures(hf).save_to_disk(tmp_path / "images")
+    for folder, what, options in (
+        ("arrays", "arrays", {"size": 3, "mode": "L", "missing": "drop", "categorical": ["v"]}),
+        ("table", "a table", {"value_range": (0, 1), "layout": "channels_last", "size": 3}),
+        ("images", "images", {"missing": "drop", "layout": "channels_first"}),
+    ):
+        for option, value in options.items():
+            with refusal(f"{option}= does not apply", folder, f"holds {what}"):
+                load(tmp_path / folder, **{option: value})
+    with refusal("value_range= does not apply", "integers"):
+        load(tmp_path / "images", value_range=(0, 1))
+
+
 def test_damaged_and_ambiguous_folders_are_refused(hf, tmp_path, refusal):
     pictures(hf).save_to_disk(tmp_path / "set")
     for file in (tmp_path / "set").glob("*.arrow"):

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from memdiff.data import from_frame, load
+from memdiff.data import (
+    align_categories,
+    check_comparable,
+    from_array,
+    from_frame,
+    load,
+    save_table,
+    to_frame,
+)
 
 
 def frame():
@@ -62,7 +70,7 @@ def test_limit_and_chosen_categories(tmp_path, suffix):
     path = write(tmp_path / f"a{suffix}", frame())
     assert load(path, limit=2).x.shape == (2, 4)
     assert load(path, categorical=["age"]).categories["age"] == ("1099511627777", "31", "50")
-    with pytest.raises(ValueError, match="categorical names the column 'agee'"):
+    with pytest.raises(ValueError, match=r"categorical=\('agee',\) names a column"):
         load(path, categorical=["agee"])
 
 
@@ -132,7 +140,7 @@ def test_truncated_parquet_is_refused(tmp_path, keep, refusal):
 @pytest.mark.parametrize(
     ("column", "words"),
     [
-        (pd.to_datetime(["2020-01-01"] * 3), ["datetime64"]),
+        (pd.to_timedelta([1, 2, 3], unit="s"), ["timedelta64"]),
         ([1.0, None, 2.0], ["1 missing", "row 1"]),
         ([None, None, None], ["is empty"]),
         ([[1], [2], [3]], ["type object"]),
@@ -161,3 +169,116 @@ def test_without_pandas_the_message_has_the_command(tmp_path, suffix, monkeypatc
     monkeypatch.setitem(sys.modules, "pandas", None)
     with refusal(str(path), "pip install 'memdiff[tables]'", error=ImportError):
         load(path)
+
+
+def test_dates_are_ordered_numbers_whatever_the_format(tmp_path):
+    table = pd.DataFrame(
+        {"d": ["1969-12-31", "2024-02-29"], "t": ["2024-01-31 17:05", "2024-02-01"]}
+    )
+    for suffix in (".csv", ".parquet"):
+        data = load(write(tmp_path / f"a{suffix}", table))
+        assert data.forms == {"d": "days", "t": "seconds"}
+        assert data.x.tolist() == [[-1, 1706720700], [19782, 1706745600]]
+    typed = table.apply(pd.to_datetime, format="ISO8601")
+    assert torch.equal(load(write(tmp_path / "typed.parquet", typed)).x, data.x)
+    python = pd.DataFrame({"d": typed["d"].dt.date, "t": typed["t"]})
+    assert torch.equal(load(write(tmp_path / "python.parquet", python)).x, data.x)
+
+
+def test_times_with_a_zone_are_instants():
+    texts = ["2024-01-01T00:00:00Z", "2024-01-01 02:00:00+02:00", "2023-12-31T19:00:00.5-0500"]
+    data = from_frame(pd.DataFrame({"t": texts}))
+    assert data.forms == {"t": "seconds UTC"}
+    assert (data.x[:, 0] - data.x[0, 0]).tolist() == [0, 0, 0.5]
+    zoned = pd.to_datetime(pd.Series(texts), utc=True, format="ISO8601").dt.tz_convert(
+        "Asia/Tokyo"
+    )
+    assert torch.equal(from_frame(pd.DataFrame({"t": zoned})).x, data.x)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (["2024-01-01", "2024-01-02", "soon"], ["1 values are none", "'soon'", "row 2"]),
+        (["2024-01-01", "2024-02-30", "2024-03-01"], ["'2024-02-30'", "row 1"]),
+        (["2024-01-01", "2024-02-01", "01/02/2024"], ["'01/02/2024'", "row 2"]),
+        (["01/02/2024", "02/02/2024", "x"], ["'01/02/2024'", "misread", "categorical=('d',)"]),
+        (["1.2.24", "3.4.25", "5.6.26"], ["'1.2.24'", "misread"]),
+        (["2024-01-01 10:00Z", "2024-01-01 10:00", "2024-01-01"], ["1 times with", "2 without"]),
+    ],
+)
+def test_dates_that_can_be_misread_are_refused(values, words, refusal):
+    with refusal("column 'd' of train", *words):
+        from_frame(pd.DataFrame({"d": values}), name="train")
+    assert from_frame(pd.DataFrame({"d": values}), categorical=["d"]).categories["d"]
+
+
+def test_days_are_compared_with_times_in_seconds():
+    days = from_frame(pd.DataFrame({"d": ["2024-01-01", "2024-01-02"]}), name="train")
+    times = from_frame(pd.DataFrame({"d": ["2024-01-01 00:00", "2024-01-02"]}), name="generated")
+    one, two = align_categories(times, days)
+    check_comparable(one, two)
+    assert torch.equal(one.x, two.x)
+    numbers = from_frame(pd.DataFrame({"d": [1, 2]}), name="generated")
+    with pytest.raises(ValueError, match="holds dates in train but numbers in generated"):
+        check_comparable(numbers, days)
+
+
+@FORMATS
+def test_what_is_saved_is_what_is_loaded(tmp_path, suffix):
+    table = frame().assign(
+        day=pd.to_datetime(["2024-01-31", "1850-05-05", "2024-02-29"]),
+        time=pd.to_datetime(["2024-01-31 10:00", "2024-01-31 00:00", "2024-02-29 00:00"]),
+        instant=pd.to_datetime(["2024-01-31T10:00:00.250Z"] * 2 + ["2024-02-29T00:00:00.000Z"]),
+        text=["a, b", 'say "x"', "NA"],
+    )
+    data = from_frame(table)
+    again = load(save_table(tmp_path / f"a{suffix}", data))
+    assert torch.equal(again.x, data.x) and again.categories == data.categories
+    assert again.forms == data.forms and again.columns == data.columns
+    pd.testing.assert_frame_equal(to_frame(again), to_frame(data))
+    assert list(tmp_path.iterdir()) == [tmp_path / f"a{suffix}"]
+
+
+def test_columns_without_names_are_saved_without(tmp_path):
+    path = save_table(tmp_path / "a.csv", from_array(np.array([[1.5, 2.0], [3.0, 4.0]])))
+    assert path.read_text() == "1.5,2.0\n3.0,4.0\n"
+    assert load(path, header=False).columns == ("0", "1")
+
+
+def test_only_tables_are_saved_as_tables(tmp_path, refusal):
+    with refusal(".csv or .parquet", "a.xlsx"):
+        save_table(tmp_path / "a.xlsx", from_frame(frame()))
+    with refusal("(1, 8, 8)", "expected rows"):
+        save_table(tmp_path / "a.csv", from_array(np.zeros((2, 8, 8)), value_range=(0, 1)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_columns_that_look_like_identifiers_are_noted():
+    table = pd.DataFrame(
+        {
+            "id": range(100, 120),
+            "name": [f"person {i}" for i in range(20)],
+            "score": np.random.default_rng(0).normal(size=20),
+            "day": pd.date_range("2024-01-01", periods=20),
+            "age": [30, 30, *range(18)],
+        }
+    )
+    notes = from_frame(table).notes
+    assert len(notes) == 2 and "'id'" in notes[0] and "'name'" in notes[1]
+    assert from_frame(table.iloc[:19]).notes == ()
+
+
+def test_values_in_place_of_names(tmp_path, refusal):
+    (tmp_path / "a.csv").write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n")
+    with refusal("a.csv", "5.1, 3.5", "header=False"):
+        load(tmp_path / "a.csv")
+    (tmp_path / "years.csv").write_text("country,1990,2000\nDE,1,2\n")
+    assert load(tmp_path / "years.csv").columns == ("country", "1990", "2000")
+
+
+def test_categories_keep_their_text(tmp_path):
+    (tmp_path / "a.csv").write_text("zip,v\n0123,1\n00123,2\n")
+    data = load(tmp_path / "a.csv", categorical=["zip"])
+    assert data.categories["zip"] == ("00123", "0123")
+    assert to_frame(data)["zip"].tolist() == ["0123", "00123"]

@@ -11,6 +11,7 @@ from jsonargparse import ActionConfigFile, Namespace
 from memdiff.cli import audit, doctor, reproduce, sample, train
 from memdiff.cli.parser import Parser
 from memdiff.cli.together import Voice, processes
+from memdiff.cli.wording import as_options
 from memdiff.ranks import DEAD_RANK_EXIT, RankError
 
 __all__ = ["main"]
@@ -53,7 +54,8 @@ def _run(arguments: Sequence[str], voice: Voice) -> int:
         sys.stderr.close()
         return 0
     except (ValueError, OSError, ImportError) as error:
-        voice.say(f"memdiff {name}: {' '.join(_sentence(error).split())}")
+        sentence = as_options(" ".join(_sentence(error).split()), options[name].keys())
+        voice.say(f"memdiff {name}: {sentence}")
         code = 2
     raise SystemExit(code)  # not for the others to be waited for: they may not have failed
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
-from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
+from memdiff.cli.data_options import DATA, add_data_options, add_stream_option, load_sets
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.wording import as_options
 from memdiff.ranks import joined
+
+if TYPE_CHECKING:
+    from memdiff.data import Dataset
 
 __all__ = ["add_arguments", "run"]
 
@@ -25,8 +29,9 @@ def add_arguments(parser: Parser) -> None:
         "--out",
         type=str,
         required=True,
-        metavar="FILE.npz",
-        help="Samples, as the array x; FILE.json beside it holds the settings.",
+        metavar="FILE",
+        help="Samples: a .npz with the array x, or for tables a .csv or .parquet; a .json of the "
+        "same name beside it holds the settings.",
     )
     # torchrun takes --num for an abbreviation of an option of its own.
     parser.add_argument("--num", "--num-samples", type=int, default=100, help="Number of samples.")
@@ -42,8 +47,9 @@ def add_arguments(parser: Parser) -> None:
         default="auto",
         metavar="X|auto",
         help="Strength of the regularizer: tikhonov c, empirical-bayes log floor, temperature and "
-        "early-stop sigma/m, smoothed h; auto selects it by leave-one-out. early-stop also "
-        f"takes {', '.join(STOPPING_RULES)}.",
+        "early-stop sigma/m, smoothed h, in units of the data, for tables standard deviations of "
+        "a column; auto selects it by leave-one-out. early-stop also takes "
+        f"{', '.join(STOPPING_RULES)}.",
     )
     parser.add_argument(
         "--process",
@@ -70,7 +76,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
-    from memdiff.data import load
     from memdiff.doctor import resolve_device
     from memdiff.generation import GenerationSettings, generate_to_file
 
@@ -88,22 +93,15 @@ def run(options: Namespace) -> int:
     )
     ranks = joined()
     with ranks.one_fate():
-        train = load(
-            options.train,
-            name="train",
-            limit=options.limit,
-            size=options.size,
-            mode=options.mode,
-            key=options.key,
-            stream_above=options.stream_above,
-        )
+        train = load_sets(options, {"train": options.train})["train"]
         device = resolve_device(options.device)
     with bar(options.quiet) as progress:
         result = generate_to_file(
             train, settings, options.out, device=device, progress=progress, ranks=ranks
         )
     for warning in result.warnings:
-        print(f"memdiff sample: warning: {warning}", file=sys.stderr)
+        sentence = as_options(warning, options.keys())
+        print(f"memdiff sample: warning: {sentence}", file=sys.stderr)
     if settings.regularizer == "none":
         print(
             "memdiff sample: note: the unregularised empirical score returns training data; "
@@ -117,5 +115,14 @@ def run(options: Namespace) -> int:
     how = settings.regularizer
     if result.resolved["strength"] is not None:
         how += f", strength {result.resolved['strength']:.4g} ({result.resolved['parameter']})"
-    print(f"{settings.num} samples of shape {tuple(train.shape)} in {options.out} ({how})")
+    if result.encoding is not None and settings.regularizer != "none":
+        how += f"; the unit is {result.resolved['unit']}"
+    print(f"{settings.num} {_noun(result.samples)} in {options.out} ({how})")
     return 0
+
+
+def _noun(samples: Dataset) -> str:
+    if samples.kind != "table":
+        return f"samples of shape {tuple(samples.shape)}"
+    hidden = 0 if samples.completion is None else len(samples.completion.indicators)
+    return f"rows of {len(samples.columns) - hidden} columns"

@@ -98,7 +98,8 @@ def _add_loop_options(parser: Parser) -> None:
         type=float,
         default=0.0,
         metavar="C",
-        help="Strength c of the Tikhonov penalty, in squared units of the data.",
+        help="Strength c of the Tikhonov penalty, in squared units of the data; for tables the "
+        "unit is one standard deviation of a column.",
     )
     parser.add_argument(
         "--augment-degrees",

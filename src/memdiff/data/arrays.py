@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ __all__ = [
     "as_labels",
     "check_finite",
     "from_array",
+    "in_range",
     "observed_encoding",
     "scale_to_signed",
 ]
@@ -245,6 +247,23 @@ def scale_to_signed(tensor: Tensor, value_range: tuple[float, float], title: str
             f"the range that the pixels span."
         )
     return x
+
+
+def in_range(data: Dataset, value_range: tuple[float, float]) -> Dataset:
+    """The same images or clips, whose values span ``value_range``, mapped to [-1, 1].
+
+    Args:
+        data: A set in memory.
+        value_range: As for :func:`from_array`.
+
+    Raises:
+        ValueError: If the points are no pixels, or as :func:`scale_to_signed`.
+    """
+    if data.kind not in ("images", "video"):
+        raise ValueError(
+            f"value_range applies to pixels, but {data.title} holds {data.kind}; leave it out."
+        )
+    return replace(data, x=scale_to_signed(data.x, value_range, data.title), encoding="signed")
 
 
 def observed_encoding(x: Tensor | Rows) -> Encoding:

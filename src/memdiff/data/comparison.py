@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from memdiff.data.dataset import Dataset
+from memdiff.data.dates import DATE_FORMS
 
-__all__ = ["align_categories", "check_comparable"]
+__all__ = ["align_categories", "check_comparable", "common_dates"]
 
 
 def check_comparable(*datasets: Dataset) -> None:
@@ -58,12 +60,9 @@ def _check_shape(a: Dataset, b: Dataset) -> None:
     if a.shape == b.shape:
         return
     remedy = "give sets of one shape"
-    if a.kind == "images" and a.shape[1:] != b.shape[1:]:
-        remedy = "load the folder among them with size=(height, width) of the other"
-    elif a.kind == "images":
-        remedy = "load the folder among them with mode='L' (grey) or mode='RGB' (colour)"
-    elif a.kind == "video":
-        remedy = "load the folders with the same frames=, size= and mode="
+    folders = [data for data in (a, b) if Path(data.source).is_dir()]
+    if a.kind in ("images", "video") and folders:
+        remedy = _image_remedy(folders[0], b if folders[0] is a else a)
     elif a.columns and b.columns:
         missing = sorted(set(a.columns) ^ set(b.columns))
         remedy = f"give both the same columns (only one has {', '.join(map(repr, missing[:5]))})"
@@ -71,6 +70,18 @@ def _check_shape(a: Dataset, b: Dataset) -> None:
         f"{a.title} has points of shape {tuple(a.shape)} but {b.title} of shape "
         f"{tuple(b.shape)}; {remedy}."
     )
+
+
+def _image_remedy(folder: Dataset, other: Dataset) -> str:
+    """How the images or clips of a folder come to the shape of another set."""
+    *frames, channels, height, width = other.shape
+    if folder.shape[-2:] != other.shape[-2:]:
+        return f"load {folder.title} with size=({height}, {width})"
+    if folder.shape[-3] != channels and channels in (1, 3):
+        return f"load {folder.title} with mode={'L' if channels == 1 else 'RGB'!r}"
+    if frames and folder.shape[0] > frames[0]:
+        return f"load {folder.title} with frames={frames[0]}"
+    return "give sets of one shape"
 
 
 def _check_range(a: Dataset, b: Dataset) -> None:
@@ -114,6 +125,17 @@ def _check_table(a: Dataset, b: Dataset) -> None:
                 f"column {left!r} is categorical in {text.title} but numeric in {numeric.title}; "
                 f"load both with categorical=({left!r},)."
             )
+        if _is_date(a, left) != _is_date(b, left):
+            dated, plain = (a, b) if _is_date(a, left) else (b, a)
+            raise ValueError(
+                f"column {left!r} holds dates in {dated.title} but numbers in {plain.title}; "
+                f"write them alike."
+            )
+        if _is_date(a, left) and a.forms[left] != b.forms[left]:
+            raise ValueError(
+                f"column {left!r} holds {a.forms[left]} in {a.title} but {b.forms[left]} in "
+                f"{b.title}; write both with a time of day and a time zone, or both without."
+            )
         if a.categories.get(left) != b.categories.get(left):
             raise ValueError(
                 f"column {left!r} has other categories in {a.title} than in {b.title}, so their "
@@ -121,11 +143,36 @@ def _check_table(a: Dataset, b: Dataset) -> None:
             )
 
 
+def _is_date(data: Dataset, column: str) -> bool:
+    return data.forms.get(column) in DATE_FORMS
+
+
+def common_dates(*datasets: Dataset) -> tuple[Dataset, ...]:
+    """Give tables common units of dates: seconds where one of them has times of day.
+
+    Args:
+        *datasets: Tables; others come back as they are.
+    """
+    timed = {
+        column for data in datasets for column, form in data.forms.items() if form == "seconds"
+    }
+    return tuple(_in_seconds(data, timed) for data in datasets)
+
+
+def _in_seconds(data: Dataset, timed: set[str]) -> Dataset:
+    columns = [column for column, form in data.forms.items() if form == "days" and column in timed]
+    if not columns:
+        return data
+    x = data.x.clone()
+    x[:, [data.columns.index(column) for column in columns]] *= 86_400.0
+    return replace(data, x=x, forms={**data.forms, **dict.fromkeys(columns, "seconds")})
+
+
 def align_categories(*datasets: Dataset) -> tuple[Dataset, ...]:
     """Give tables common codes: code k of a column means the same category in every set.
 
-    The categories of a column become the sorted union over the sets. Sets without categorical
-    columns come back as they are.
+    The categories of a column become the sorted union over the sets, and dates are counted in
+    common units. Sets without such columns come back as they are.
 
     Args:
         *datasets: Tables with the same categorical columns.
@@ -136,6 +183,7 @@ def align_categories(*datasets: Dataset) -> tuple[Dataset, ...]:
     Raises:
         ValueError: If a column is categorical in one table and not in another.
     """
+    datasets = common_dates(*datasets)
     tables = [data for data in datasets if data.categories]
     columns = sorted({column for data in tables for column in data.categories})
     union: dict[str, tuple[str, ...]] = {}

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from memdiff.data.files import sha256_of
+from memdiff.data.missing import Completion
 
-__all__ = ["Dataset", "Encoding", "Kind"]
+__all__ = ["Dataset", "Encoding", "Form", "Kind"]
 
 Kind = Literal["images", "vectors", "table", "video"]
 Encoding = Literal["signed", "unit", "byte", "free"]
+Form = Literal["integer", "boolean", "days", "seconds", "seconds UTC"]
 
 _RANGES: dict[str, tuple[float, float] | None] = {
     "signed": (-1.0, 1.0),
@@ -45,6 +47,10 @@ class Dataset:
         label_names: Names of the labels 0, 1, ... where they have names, else empty.
         columns: Names of the d columns of a table, else empty.
         categories: For each categorical column of a table the names of its codes 0, 1, ...
+        forms: How the numbers of a column of a table are written, where they are not written as
+            plain numbers: ``"integer"``, ``"boolean"``, or as dates, which are ``"days"`` or
+            ``"seconds"`` (``"seconds UTC"`` with a time zone) since 1970-01-01.
+        completion: What stands in for the missing values of a table, or None.
         notes: What a reader should know, e.g. files that were passed over.
     """
 
@@ -59,6 +65,8 @@ class Dataset:
     label_names: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    completion: Completion | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

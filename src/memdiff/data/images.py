@@ -45,6 +45,7 @@ def load_images(
     name: str = "data",
     size: Size | None = None,
     mode: Mode | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Dataset:
     """Decode images into one tensor ``(N, C, H, W)``, float32 in [-1, 1].
 
@@ -61,13 +62,15 @@ def load_images(
             aspect ratio is not kept.
         mode: Convert to ``"L"`` (grey), ``"RGB"`` or ``"RGBA"`` as ``PIL.Image.convert`` does;
             going to fewer channels drops the alpha channel without blending.
+        value_range: Range that floating-point pixels span; they are mapped to [-1, 1].
 
     Returns:
         The data set; its labels are those of :func:`labels_of_folders`.
 
     Raises:
         ValueError: If an image is unreadable, truncated, has several pages, an alpha channel or
-            a colour model that needs a ``mode``, or differs from the first.
+            a colour model that needs a ``mode``, or differs from the first, or ``value_range``
+            is given for pixels of integers.
     """
     data = stack_images(
         _open_each(folder, files, name),
@@ -76,6 +79,7 @@ def load_images(
         source=str(folder),
         size=size,
         mode=mode,
+        value_range=value_range,
     )
     labels, label_names = labels_of_folders(files)
     return replace(data, labels=labels, label_names=label_names)
@@ -89,6 +93,7 @@ def stack_images(
     source: str = "images",
     size: Size | None = None,
     mode: Mode | None = None,
+    value_range: tuple[float, float] | None = None,
 ) -> Dataset:
     """Decode named, open images into one set; see :func:`load_images`, which has the rules.
 
@@ -99,6 +104,7 @@ def stack_images(
         source: The folder they are from.
         size: As for :func:`load_images`.
         mode: As for :func:`load_images`.
+        value_range: As for :func:`load_images`.
     """
     x = torch.empty(0)
     names: list[str] = []
@@ -120,10 +126,16 @@ def stack_images(
             )
         x[position] = pixels
         names.append(file)
+    if value_range is not None and kind != "float":
+        raise ValueError(
+            f"value_range= does not apply to {name} ({source}), whose pixels are integers and "
+            f"span the range of their type; leave it out."
+        )
     data = from_array(
         x,
         name=name,
         source=source,
+        value_range=value_range,
         encoding=None if kind == "float" else "signed",
         layout="channels_first",
     )

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from memdiff.data.archives import ARRAY_SUFFIXES, load_arrays
-from memdiff.data.arrays import Layout
+from memdiff.data.arrays import Layout, in_range
 from memdiff.data.builtin import BUILTINS
 from memdiff.data.dataset import Dataset
 from memdiff.data.images import IMAGE_SUFFIXES, Mode, Size, load_images
+from memdiff.data.missing import MissingRule
 from memdiff.data.reading import files_in, natural_order, reading
 from memdiff.data.saved import is_saved_dataset, load_saved_dataset
 from memdiff.data.streamed import load_shards
@@ -25,6 +26,8 @@ from memdiff.sources import STREAMED_SUFFIXES, ArrayFile
 __all__ = ["load"]
 
 _ARRAY_OPTIONS = {"limit", "key", "value_range", "layout"}
+_SAVED_OPTIONS = {"size", "mode", "categorical", "missing", "like", *_ARRAY_OPTIONS}
+_TABLE_OPTIONS = {"limit", "header", "categorical", "missing", "like"}
 
 _FILES = (
     "a folder of images, videos or array shards, .npz, .npy, .pt, .safetensors, .csv or .parquet"
@@ -44,6 +47,8 @@ def load(
     layout: Layout | None = None,
     header: bool = True,
     categorical: Sequence[str] = (),
+    missing: MissingRule | None = None,
+    like: Dataset | None = None,
     stream_above: int | None = None,
 ) -> Dataset:
     """Load a data set: a folder, a file, or a built-in by name.
@@ -77,7 +82,11 @@ def load(
         value_range: Range that stored pixels span; they are mapped to [-1, 1].
         layout: ``"channels_first"`` or ``"channels_last"`` of an ambiguous array.
         header: Whether a ``.csv`` begins with a line of column names.
-        categorical: Columns of a table to treat as categories although they hold numbers.
+        categorical: Columns of a table to treat as categories although they hold numbers or
+            dates.
+        missing: What to do about missing values of a table: ``"drop"``, ``"mean"`` or
+            ``"category"``; see :func:`~memdiff.data.from_frame`. None refuses them.
+        like: A table whose stand-ins for missing values this one takes: the training set.
         stream_above: Leave ``.npy`` and ``.safetensors`` sets that would take more bytes than
             this in memory on disk: the result is then a
             :class:`~memdiff.data.streamed.StreamedDataset`. None loads everything.
@@ -105,6 +114,8 @@ def load(
         layout=layout,
         header=None if header else False,
         categorical=tuple(categorical) or None,
+        missing=missing,
+        like=like,
     )
     _check_options(options, name)
     if stream_above is not None and stream_above < 0:
@@ -117,8 +128,9 @@ def load(
     if not path.exists() and glob.has_magic(str(source)):
         return _load_pattern(path, name, options, stream_above)
     if str(source) in BUILTINS:
-        _refuse(options, {"limit"}, f"{name} ({source})", "a built-in data set")
+        _refuse(options, {"limit", "value_range"}, f"{name} ({source})", "a built-in data set")
         data = BUILTINS[str(source)]().renamed(name)
+        data = data if value_range is None else in_range(data, value_range)
         return data if limit is None else data.subset(slice(limit))
     if path.exists():
         raise ValueError(f"{name} ({source}) is neither a file nor a folder; give {_FILES}.")
@@ -172,7 +184,7 @@ def _load_file(
             return load_shards([path], name=name, stream_above=stream_above, **options)
         return load_arrays(path, name=name, **options)
     if suffix in TABLE_SUFFIXES:
-        _refuse(options, {"limit", "header", "categorical"}, title, "a table")
+        _refuse(options, _TABLE_OPTIONS, title, "a table")
         return load_table(path, name=name, **options)
     if suffix in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
         raise ValueError(f"{title} is a single image or video; give the folder that holds it.")
@@ -217,7 +229,7 @@ def _load_folder(
 ) -> Dataset:
     title = f"{name} ({folder})"
     if is_saved_dataset(folder):
-        _refuse(options, {"limit", "key", "size", "mode", "categorical"}, title, "a saved dataset")
+        _refuse(options, _SAVED_OPTIONS, title, "a saved dataset")
         return load_saved_dataset(folder, name=name, **options)
     everything = files_in(folder)
     if not everything:
@@ -248,7 +260,7 @@ def _load_folder(
         _refuse(options, {"size", "mode", "frames"}, title, "a folder of videos")
         data = load_videos(folder, clips[:limit], name=name, **options)
     else:
-        _refuse(options, {"size", "mode"}, title, "a folder of images")
+        _refuse(options, {"size", "mode", "value_range"}, title, "a folder of images")
         data = load_images(folder, stills[:limit], name=name, **options)
     return _noted(data, len(everything) - len(stills) - len(clips))
 

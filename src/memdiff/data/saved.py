@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data.arrays import from_array
+from memdiff.data.arrays import Layout, from_array
 from memdiff.data.dataset import Dataset
+from memdiff.data.frames import from_frame
 from memdiff.data.images import Mode, Size, stack_images
+from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
-from memdiff.data.tables import from_frame
 
 __all__ = ["is_saved_dataset", "load_saved_dataset"]
 
@@ -37,6 +38,10 @@ def load_saved_dataset(
     size: Size | None = None,
     mode: Mode | None = None,
     categorical: Sequence[str] = (),
+    missing: MissingRule | None = None,
+    like: Dataset | None = None,
+    value_range: tuple[float, float] | None = None,
+    layout: Layout | None = None,
 ) -> Dataset:
     """Load a saved dataset: its one image column, else its one array column, else the table.
 
@@ -49,7 +54,11 @@ def load_saved_dataset(
         key: Name of the split, where there are several.
         size: Resize images, as for :func:`~memdiff.data.images.load_images`.
         mode: Convert images, as for :func:`~memdiff.data.images.load_images`.
-        categorical: Columns of a table to treat as categories although they hold numbers.
+        categorical: As for :func:`~memdiff.data.from_frame`.
+        missing: As for :func:`~memdiff.data.from_frame`.
+        like: As for :func:`~memdiff.data.from_frame`.
+        value_range: As for :func:`~memdiff.data.from_array`, for an array column.
+        layout: As for :func:`~memdiff.data.from_array`, for an array column.
 
     Returns:
         The data set.
@@ -75,12 +84,34 @@ def load_saved_dataset(
         raise ValueError(f"{title} has no rows; at least one is needed.")
     images = _columns_of(rows, ("Image",))
     column = _only(images, "images", title) or _only(_columns_of(rows, _ARRAYS), "arrays", title)
-    if column is not None and column not in images and (size is not None or mode is not None):
-        raise ValueError(f"size= and mode= do not apply to {title}, which holds no images.")
+    given = {
+        *(() if size is None else ("size",)),
+        *(() if mode is None else ("mode",)),
+        *(() if value_range is None else ("value_range",)),
+        *(() if layout is None else ("layout",)),
+        *(("categorical",) if categorical else ()),
+        *(() if missing is None else ("missing",)),
+    }
+    what, fitting = (
+        ("a table", {"categorical", "missing"})
+        if column is None
+        else ("images", {"size", "mode", "value_range"})
+        if column in images
+        else ("arrays", {"value_range", "layout"})
+    )
+    for option in sorted(given - fitting):
+        raise ValueError(f"{option}= does not apply to {title}, which holds {what}; leave it out.")
     if column is None:
         with reading(title):
             frame = _text_labels(rows).to_pandas()
-        return from_frame(frame, name=name, source=str(folder), categorical=categorical)
+        return from_frame(
+            frame,
+            name=name,
+            source=str(folder),
+            categorical=categorical,
+            missing=missing,
+            like=like,
+        )
     labels, label_names = _class_labels(rows)
     if column in images:
         data = stack_images(
@@ -90,6 +121,7 @@ def load_saved_dataset(
             source=str(folder),
             size=size,
             mode=mode,
+            value_range=value_range,
         )
     else:
         dtype = _dtype_of(rows.features[column], column, title)
@@ -97,7 +129,9 @@ def load_saved_dataset(
             # The plain numpy format would turn float64 into float32.
             arrays = rows.with_format("numpy", dtype=dtype)[column][:]
             values = np.stack([np.asarray(row, dtype=dtype) for row in arrays])
-        data = from_array(values, name=name, source=str(folder))
+        data = from_array(
+            values, name=name, source=str(folder), value_range=value_range, layout=layout
+        )
     return replace(data, labels=labels, label_names=label_names)
 
 

@@ -1,24 +1,22 @@
-"""Tables: ``.csv`` and ``.parquet``."""
+"""Tables: ``.csv`` and ``.parquet``, in and out."""
 
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from memdiff.data.arrays import from_array
 from memdiff.data.dataset import Dataset
+from memdiff.data.dates import DATE_FORMS, date_text
+from memdiff.data.files import replace_file
+from memdiff.data.frames import from_frame, import_pandas, is_number, to_frame
+from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["TABLE_SUFFIXES", "from_frame", "load_table"]
+__all__ = ["TABLE_SUFFIXES", "load_table", "save_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 
@@ -30,6 +28,8 @@ def load_table(
     limit: int | None = None,
     header: bool = True,
     categorical: Sequence[str] = (),
+    missing: MissingRule | None = None,
+    like: Dataset | None = None,
 ) -> Dataset:
     """Load a table, numeric and categorical columns mixed, one point a row.
 
@@ -41,18 +41,20 @@ def load_table(
         limit: Keep the first ``limit`` rows.
         header: Whether the first line of a ``.csv`` names the columns; without names they are
             called ``"0"``, ``"1"``, ...
-        categorical: Columns to treat as categories although they hold numbers.
+        categorical: See :func:`~memdiff.data.from_frame`; their text is taken as the file has it.
+        missing: See :func:`~memdiff.data.from_frame`.
+        like: See :func:`~memdiff.data.from_frame`.
 
     Returns:
-        The data set of :func:`from_frame`.
+        The data set of :func:`~memdiff.data.from_frame`.
 
     Raises:
         ValueError: If the file is damaged or ragged, a name is missing or doubled, or a column
-            is refused by :func:`from_frame`.
+            is refused by :func:`~memdiff.data.from_frame`.
         ImportError: If pandas (or, for ``.parquet``, pyarrow) is not installed.
     """
     title = f"{name} ({path})"
-    pandas = _import_pandas(title, parquet=path.suffix.lower() == ".parquet")
+    pandas = import_pandas(title, parquet=path.suffix.lower() == ".parquet")
     with reading(title):
         if path.suffix.lower() == ".parquet":
             if not header:
@@ -71,24 +73,26 @@ def load_table(
                 skipinitialspace=True,
                 low_memory=False,
                 skip_blank_lines=True,
+                dtype=_texts(path, categorical, header),
             )
     frame.columns = [str(column) for column in frame.columns]
     if limit is not None:
         frame = frame.iloc[:limit]
-    return from_frame(frame, name=name, source=str(path), categorical=categorical)
+    return from_frame(
+        frame, name=name, source=str(path), categorical=categorical, missing=missing, like=like
+    )
 
 
-def _import_pandas(title: str, *, parquet: bool) -> Any:  # noqa: ANN401
-    try:
-        import pandas
-
-        if parquet:
-            import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"{title} needs pandas and pyarrow to be read; run: pip install 'memdiff[tables]'"
-        ) from error
-    return pandas
+def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, type]:
+    """Columns that stay text, as pandas calls them."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        first = next(row for row in csv.reader(stream, skipinitialspace=True) if row)
+    names = first if header else [str(position) for position in range(len(first))]
+    return {
+        name if header else position: str
+        for position, name in enumerate(names)
+        if name.strip() in categorical
+    }
 
 
 def _exact_floats(version: str) -> dict[str, str]:
@@ -124,10 +128,13 @@ def _check_names(names: list[str], title: str) -> None:
             f"{title} has the single column {names[0][:60]!r}, so it is not separated by commas; "
             f"save it with commas."
         )
-    if all(_is_number(name) for name in names):
+    numbers = [name for name in names if is_number(name)]
+    # Years are names of columns; a half of 32.1 and the like are values.
+    broken = any(not float(name).is_integer() for name in numbers)
+    if len(numbers) == len(names) or (broken and len(numbers) > len(names) / 2):
         raise ValueError(
-            f"{title} has numbers where column names are expected ({', '.join(names[:3])}); add a "
-            f"line of names, or pass header=False if it has none."
+            f"{title} has numbers where column names are expected ({', '.join(numbers[:3])}); "
+            f"add a line of names, or pass header=False if it has none."
         )
     for position, column in enumerate(names, 1):
         if not column:
@@ -141,114 +148,40 @@ def _check_names(names: list[str], title: str) -> None:
             )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text)) and "_" not in text
-    except ValueError:
-        return False
+def save_table(path: str | Path, data: Dataset) -> Path:
+    """Write a table as ``.csv`` or ``.parquet``, whole or not at all.
 
-
-def from_frame(
-    frame: pd.DataFrame,
-    *,
-    name: str = "data",
-    source: str = "tensor",
-    categorical: Sequence[str] = (),
-) -> Dataset:
-    """Make a data set of a pandas table.
-
-    Text, pandas categories and the columns of ``categorical`` become codes 0, 1, ... of their
-    sorted distinct values; numbers and booleans stay numbers. ``x`` is float64, so that no
-    integer up to 2^53 loses digits.
+    What :func:`load_table` reads from the file, with the options that ``data`` was read with, is
+    ``data`` again. Columns that were never named are written without a header.
 
     Args:
-        frame: The table, one point a row.
-        name: What to call the set in messages.
-        source: Where it came from.
-        categorical: Columns to treat as categories although they hold numbers.
+        path: Name of the file.
+        data: Table or vectors.
 
     Returns:
-        Data set of kind ``"table"`` with ``columns`` and ``categories``.
+        The path.
 
     Raises:
-        ValueError: If there is no row or column, a value is missing or not finite, a column is
-            neither numbers nor text, or a text column holds numbers for the most part.
+        ValueError: If the file has another suffix, or as :func:`~memdiff.data.to_frame`.
+        ImportError: If pandas (or, for ``.parquet``, pyarrow) is not installed.
     """
-    title = name if source == "tensor" else f"{name} ({source})"
-    columns = tuple(str(column) for column in frame.columns)
-    if frame.shape[0] == 0 or not columns:
-        raise ValueError(
-            f"{title} has {frame.shape[0]} rows and {len(columns)} columns; at least one of each "
-            f"is needed."
-        )
-    unknown = [column for column in categorical if column not in columns]
-    if unknown:
-        raise ValueError(
-            f"categorical names the column {unknown[0]!r}, which {title} does not have; it has "
-            f"{', '.join(map(repr, columns[:8]))}."
-        )
-    values = np.empty(frame.shape)
-    categories: dict[str, tuple[str, ...]] = {}
-    for position, column in enumerate(columns):
-        codes, names = _column(frame.iloc[:, position], column, column in categorical, title)
-        values[:, position] = codes
-        if names is not None:
-            categories[column] = names
-    data = from_array(values, name=name, source=source)
-    return replace(data, kind="table", stored="table", columns=columns, categories=categories)
-
-
-def _column(
-    series: pd.Series, column: str, categorical: bool, title: str
-) -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Numbers and None, or codes and the names of the categories."""
-    import pandas.api.types as types
-
-    missing = series.isna().to_numpy()
-    if missing.all():
-        raise ValueError(f"column {column!r} of {title} is empty; remove it.")
-    if missing.any():
-        raise ValueError(
-            f"column {column!r} of {title} has {int(missing.sum())} missing values, first in row "
-            f"{int(missing.argmax())}; remove these rows or fill the values in."
-        )
-    is_text = types.is_string_dtype(series) or isinstance(series.dtype, types.CategoricalDtype)
-    if not is_text and not categorical:
-        if not types.is_numeric_dtype(series) or types.is_complex_dtype(series):
-            raise ValueError(
-                f"column {column!r} of {title} has type {series.dtype}; convert it to numbers or "
-                f"text."
-            )
-        return _numbers(series, column, title), None
-    text = series.astype(str).to_numpy(dtype=object)
-    if types.is_string_dtype(series) and not categorical:
-        _refuse_dirty_numbers(text, column, title)
-    names, codes = np.unique(text.astype(str), return_inverse=True)
-    return codes.astype(np.float64), tuple(names.tolist())
-
-
-def _numbers(series: pd.Series, column: str, title: str) -> np.ndarray:
-    values = series.to_numpy(dtype=np.float64)
-    bad = ~np.isfinite(values)
-    if bad.any():
-        raise ValueError(
-            f"column {column!r} of {title} has {int(bad.sum())} infinite values, first in row "
-            f"{int(bad.argmax())}; remove these rows or mend the values."
-        )
-    return values
-
-
-def _refuse_dirty_numbers(text: np.ndarray, column: str, title: str) -> None:
-    """A number column with some `?` in it must not become one category a number.
-
-    Text that is all numbers was declared text by whoever wrote the file: codes, such as postal
-    ones.
-    """
-    is_number = np.array([_is_number(value) for value in text])
-    if 0.5 < is_number.mean() < 1.0:
-        row = int((~is_number).argmax())
-        raise ValueError(
-            f"column {column!r} of {title} holds numbers, but {int((~is_number).sum())} values "
-            f"are not, first {text[row]!r} in row {row}; mend them or pass "
-            f"categorical=({column!r},)."
-        )
+    path = Path(path)
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{str(path)!r} must end in {' or '.join(TABLE_SUFFIXES)}.")
+    parquet = path.suffix.lower() == ".parquet"
+    import_pandas(str(path), parquet=parquet)
+    frame = to_frame(data)
+    unnamed = all(column == str(place) for place, column in enumerate(frame.columns))
+    with replace_file(path) as temporary:
+        if parquet:
+            frame.to_parquet(temporary, index=False)
+            return path
+        for name in frame.columns:
+            if data.forms.get(name) in DATE_FORMS:
+                here = frame[name].notna().to_numpy()
+                text = np.full(len(frame), "", dtype=object)
+                values = data.x[:, data.columns.index(name)].numpy()[here]
+                text[here] = date_text(values, data.forms[name])
+                frame[name] = text
+        frame.to_csv(temporary, index=False, header=not unnamed, lineterminator="\n")
+    return path

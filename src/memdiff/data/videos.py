@@ -69,7 +69,9 @@ def load_videos(
         if position == 0:
             x = torch.empty(len(files), *clip.shape)
         elif clip.shape != x.shape[1:]:
-            remedy = "frames=" if clip.shape[1:] == x.shape[2:] else "size=(H, W)"
+            fewest = min(len(clip), x.shape[1])
+            alike = clip.shape[1:] == x.shape[2:]
+            remedy = f"frames={fewest}" if alike else "size=(H, W)"
             raise ValueError(
                 f"{name} ({folder}) mixes clips (frames, channels, height, width): "
                 f"{str(files[0])!r} is {tuple(x.shape[1:])} but {str(file)!r} is "

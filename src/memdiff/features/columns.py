@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from memdiff.data import Dataset, StreamedDataset, sha256_of
+from memdiff.data import Dataset, TableEncoding, sha256_of
 from memdiff.data.dataset import Kind
 from memdiff.features.descriptor import Descriptor
 
@@ -31,7 +29,8 @@ class TableColumns(Descriptor):
       distance :math:`m` (``mismatch``), by default one standard deviation too.
 
     Fitted by :meth:`fit` on the training set. Numbers come first, in their order, then the
-    categories; see :attr:`columns`.
+    categories; see :attr:`columns`. It is the :class:`~memdiff.data.TableEncoding` by which tables
+    are modelled, but for the constant columns.
 
     Args:
         mismatch: Distance of two different categories, positive.
@@ -54,10 +53,7 @@ class TableColumns(Descriptor):
         if not (isinstance(mismatch, int | float) and 0 < mismatch < math.inf):
             raise ValueError(f"mismatch must be a positive number, got {mismatch!r}.")
         self.mismatch = float(mismatch)
-        self._scaling: tuple[Tensor, Tensor] | None = None
-        self._numeric: list[int] = []
-        self._names: tuple[str, ...] = ()
-        self._categories: Mapping[str, tuple[str, ...]] = {}
+        self._encoding: TableEncoding | None = None
 
     @property
     def name(self) -> str:
@@ -68,24 +64,27 @@ class TableColumns(Descriptor):
     def parameters(self) -> dict[str, Any]:
         """Weight of categories; names, categories and hash of means and deviations once fitted."""
         fitted: dict[str, Any] | None = None
-        if self._scaling is not None:
+        if self._encoding is not None:
+            numbers = [one for one in self._encoding.columns if not one.categories]
+            mean = torch.tensor([one.mean for one in numbers], dtype=torch.float64)
+            std = torch.tensor([one.deviation for one in numbers], dtype=torch.float64)
             fitted = {
-                "columns": list(self._names),
-                "categories": {key: list(value) for key, value in self._categories.items()},
-                "mean_sha256": sha256_of(self._scaling[0]),
-                "std_sha256": sha256_of(self._scaling[1]),
+                "columns": list(self._encoding.names),
+                "categories": {key: list(names) for key, names in self._categories.items()},
+                "mean_sha256": sha256_of(mean),
+                "std_sha256": sha256_of(std),
             }
         return {"mismatch": self.mismatch, "fitted": fitted}
 
     @property
+    def _categories(self) -> dict[str, tuple[str, ...]]:
+        columns = () if self._encoding is None else self._encoding.columns
+        return {one.name: one.categories for one in columns if one.categories}
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the features, ``"age"`` or ``"job=clerk"``; empty before :meth:`fit`."""
-        categorical = (
-            f"{column}={category}"
-            for column in self._names
-            for category in self._categories.get(column, ())
-        )
-        return (*(self._names[position] for position in self._numeric), *categorical)
+        return () if self._encoding is None else self._encoding.all_coordinates
 
     def fit(self, train: Dataset) -> TableColumns:
         """Take means, deviations and categories from the training set.
@@ -101,65 +100,35 @@ class TableColumns(Descriptor):
         """
         Descriptor.check(self, train)
         fitted = copy.copy(self)
-        fitted._names = train.columns or tuple(str(i) for i in range(train.x.shape[1]))
-        fitted._categories = {
-            column: tuple(train.categories[column])
-            for column in fitted._names
-            if column in train.categories
-        }
-        fitted._numeric = [
-            position
-            for position, column in enumerate(fitted._names)
-            if column not in train.categories
-        ]
-        if isinstance(train, StreamedDataset):  # vectors: every column is a number
-            found = train.x.moments()
-            constant = found.smallest == found.largest
-            std = (found.scatter / len(train)).sqrt()
-            fitted._scaling = (
-                torch.where(constant, found.smallest, found.mean),
-                torch.where(constant, 0.0, std),
-            )
-            return fitted
-        x = train.x[:, fitted._numeric].to(torch.float64)
-        std, mean = torch.std_mean(x, dim=0, correction=0)
-        # Equality decides what is constant: the deviation of a constant column may be rounding.
-        constant = (x == x[0]).all(0)
-        fitted._scaling = torch.where(constant, x[0], mean), torch.where(constant, 0.0, std)
+        fitted._encoding = TableEncoding.fit(train, mismatch=self.mismatch)
         return fitted
 
     def check(self, data: Dataset) -> None:
         """Raise unless ``data`` has the columns and categories of the training set."""
         super().check(data)
-        if self._scaling is None:
+        if self._encoding is None:
             raise ValueError(
                 "features 'table' are not fitted: call fit(train), which returns the fitted "
                 "descriptor."
             )
-        if data.x.shape[1] != len(self._names):
+        names = self._encoding.names
+        if data.x.shape[1] != len(names):
             raise ValueError(
-                f"features 'table' were fitted on {len(self._names)} columns, but {data.title} "
+                f"features 'table' were fitted on {len(names)} columns, but {data.title} "
                 f"has {data.x.shape[1]}; give the same columns."
             )
-        for expected, column in zip(self._names, data.columns, strict=False):
+        for expected, column in zip(names, data.columns, strict=False):
             if column != expected:
                 raise ValueError(
                     f"features 'table' were fitted on the column {expected!r} where {data.title} "
                     f"has {column!r}; give the same columns in the same order."
                 )
-        if {**data.categories} != {**self._categories}:
+        if {**data.categories} != self._categories:
             raise ValueError(
                 f"{data.title} has other categories than the table that features 'table' were "
                 f"fitted on; pass the sets through align_categories first."
             )
 
     def _describe(self, x: Tensor) -> Tensor:
-        assert self._scaling is not None  # by check
-        mean, std = (values.to(x.device) for values in self._scaling)
-        centred = x[:, self._numeric].to(torch.float64) - mean
-        parts = [torch.where(std > 0, centred / std.where(std > 0, 1.0), centred.sign())]
-        for column, categories in self._categories.items():
-            codes = x[:, self._names.index(column)].long()
-            hot = one_hot(codes, len(categories)).to(torch.float64)
-            parts.append(hot * (self.mismatch / math.sqrt(2)))
-        return torch.cat(parts, dim=1).to(x.dtype)
+        assert self._encoding is not None  # by check
+        return self._encoding.vectors(x, constants=True).to(x.dtype)

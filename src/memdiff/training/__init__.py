@@ -7,7 +7,7 @@ from memdiff.training.candidates import Choice
 from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
 from memdiff.training.journal import Journal, read_journal
 from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
-from memdiff.training.model import ModelConfig, load_model
+from memdiff.training.model import ModelConfig, load_encoding, load_model
 from memdiff.training.monitor import Monitor, MonitorSettings
 from memdiff.training.objective import (
     EDMWeighting,
@@ -51,6 +51,7 @@ __all__ = [
     "batch_index",
     "edm_objective",
     "find_onset",
+    "load_encoding",
     "load_model",
     "load_state",
     "load_weights",

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from memdiff.audit import AuditResult, audit
-from memdiff.data import Dataset, save_arrays
+from memdiff.data import Dataset
 from memdiff.provenance import provenance
 from memdiff.samplers import Heun, Sampler, sample
-from memdiff.training.run import TrainingRun
+from memdiff.training.run import TrainingRun, save_samples
 
 __all__ = ["Assessment", "assess", "summary"]
 
@@ -41,7 +41,9 @@ def assess(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Assessment:
-    """Sample the kept model of a run, save the samples as ``samples.npz``, and audit them.
+    """Sample the kept model of a run, save the samples, and audit them.
+
+    They are saved as ``samples.npz``, or for tables as ``samples.csv`` or ``samples.parquet``.
 
     The latents are other ones than those of the monitor. The best model was chosen with the same
     held-out points: that favours it a little over fresh ones.
@@ -70,16 +72,7 @@ def assess(
         progress=None if progress is None else lambda i, n: progress("samples", i, n),
     ).x.cpu()
     run.score.to("cpu")
-    path = save_arrays(run.folder / "samples.npz", x=x, encoding=run.train.encoding)
-    samples = Dataset(
-        x,
-        run.train.kind,
-        run.train.encoding,
-        name="generated",
-        source=str(path),
-        columns=run.train.columns,
-        categories=run.train.categories,
-    )
+    samples = save_samples(run.folder / "samples.npz", x, run.train, run.encoding)
     result = audit(
         generated=samples,
         train=run.train,
@@ -129,10 +122,16 @@ def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
         "data": {
             name: None
             if data is None
-            else {"source": data.source, "points": len(data), "sha256": data.sha256}
+            else {
+                "source": data.source,
+                "points": len(data),
+                "sha256": data.sha256,
+                "notes": list(data.notes),
+            }
             for name, data in (("train", run.train), ("heldout", run.heldout))
         },
         "heldout_was_split_off": run.split,
+        "table": None if run.encoding is None else run.encoding.to_dict(),
         "seconds": run.seconds,
         "provenance": provenance(seed=run.settings.training.seed),
     }

@@ -12,12 +12,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from memdiff.data import TableEncoding
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.scores.network import NetworkScore, Parametrization
 from memdiff.training.checkpoints import load_weights
 from memdiff.training.networks import MLP, UNet
 
-__all__ = ["NETWORKS", "PROCESSES", "ModelConfig", "load_model"]
+__all__ = ["NETWORKS", "PROCESSES", "ModelConfig", "load_encoding", "load_model"]
 
 NETWORKS = ("mlp", "unet")
 PROCESSES = ("edm", "ve", "vp", "linear")
@@ -166,3 +167,30 @@ def load_model(
     score = config.build()
     load_weights(score, Path(folder) / weights)
     return score.eval().requires_grad_(False).to(device)
+
+
+def load_encoding(folder: str | Path) -> TableEncoding | None:
+    """Load how a model that ``memdiff train`` wrote sees the rows of a table.
+
+    Its :meth:`~memdiff.data.TableEncoding.decode` makes rows of what the model draws.
+
+    Args:
+        folder: The folder, with ``config.json``.
+
+    Returns:
+        The encoding, or None where the model was not trained on a table.
+
+    Raises:
+        FileNotFoundError: If there is no model in the folder.
+        ValueError: If ``config.json`` cannot be read.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
+        )
+    try:
+        table = json.loads(path.read_text("utf-8")).get("table")
+        return None if table is None else TableEncoding.from_dict(table)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} describes no table: {error}.") from error

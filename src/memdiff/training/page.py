@@ -82,7 +82,7 @@ def compose(run: TrainingRun, assessment: Assessment | None) -> Document:
     return Document(
         "Training report",
         f"{run.config.network} on {len(run.train)} training points of shape "
-        f"{tuple(run.config.shape)}, {heldout}; {run.step:,} steps.",
+        f"{tuple(run.train.shape)}, {heldout}; {run.step:,} steps.",
         lead=[_banner(run, assessment)],
         sections=sections,
         footer="The numbers of this page are in `report.json` beside it, the curves in "
@@ -441,6 +441,19 @@ def _audit(assessment: Assessment) -> list[Block]:
     return blocks
 
 
+def _table(run: TrainingRun) -> dict[str, str]:
+    """How a table was encoded, for its reader."""
+    if run.encoding is None:
+        return {}
+    constant = [one.name for one in run.encoding.columns if one.constant]
+    count = len(run.encoding.coordinates)
+    return {
+        "unit": "one standard deviation of a column; different categories are one unit apart",
+        "coordinates": f"{count} of the model, for {len(run.encoding.columns)} columns",
+        **({"constant columns": ", ".join(constant)} if constant else {}),
+    }
+
+
 def _settings(run: TrainingRun) -> list[Block]:
     facts = summary(run, None)
     training = run.settings.training
@@ -472,6 +485,7 @@ def _settings(run: TrainingRun) -> list[Block]:
             {
                 "train": run.train.describe(),
                 "heldout": None if run.heldout is None else run.heldout.describe(),
+                **_table(run),
                 "seconds": round(run.seconds, 1),
                 "date": facts["provenance"]["date"],
                 "commit": facts["provenance"]["commit"],

@@ -5,6 +5,10 @@ The folder holds ``config.json`` and ``model.safetensors`` (:func:`memdiff.train
 kept), ``samples/`` (what the monitor drew), and after the end ``best.safetensors``,
 ``report.html``, ``report.json``, ``samples.npz`` and ``audit.html``. Of several processes the
 first writes and watches; the others share its batches, and read the folder.
+
+A table is trained on in the unit of its columns (:class:`~memdiff.data.TableEncoding`, which
+``config.json`` holds), and its samples are tables in the format of the training data:
+``samples.csv`` or ``samples.parquet``.
 """
 
 from __future__ import annotations
@@ -18,7 +22,14 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from memdiff.data import Dataset, check_comparable, save_arrays, write_json
+from memdiff.data import (
+    Dataset,
+    TableEncoding,
+    check_comparable,
+    save_arrays,
+    save_table,
+    write_json,
+)
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
@@ -50,7 +61,10 @@ BEST, STATE, JOURNAL, SAMPLES, CANDIDATES, EVENTS = (
     "candidates",
     "tensorboard",
 )
-_ASSESSMENT = ("report.html", "report.json", "samples.npz", "audit.html", "audit.json")
+_ASSESSMENT = (
+    *("report.html", "report.json", "audit.html", "audit.json"),
+    *("samples.npz", "samples.csv", "samples.parquet"),
+)
 
 Ending = Literal["steps", "memorization", "time"]
 Progress = Callable[[str, int, int], None]
@@ -70,6 +84,7 @@ class TrainingRun:
         monitor: The monitor with its observations, or None where nothing was held out.
         train: The training points that were used.
         heldout: The held-out points, or None.
+        encoding: How the rows of a table are encoded for the model, or None.
         split: Whether the held-out points were split off the training data.
         config: How the model is built.
         settings: The settings.
@@ -85,6 +100,7 @@ class TrainingRun:
     monitor: Monitor | None
     train: Dataset
     heldout: Dataset | None
+    encoding: TableEncoding | None
     split: bool
     config: ModelConfig
     settings: RunSettings
@@ -133,20 +149,55 @@ def train_in_folder(
         train.require_at_least(10, "to hold some out: give held-out data, or a share of 0")
         heldout, train = train.split(settings.heldout_share, seed=seed)
         heldout = heldout.renamed("heldout")
+    encoding = TableEncoding.fit(train).require_model(train) if train.kind == "table" else None
     if heldout is not None:
+        heldout = heldout if encoding is None else encoding.conform(heldout)
         check_comparable(train, heldout)
     elif settings.stop_on_memorization:
         raise ValueError(
             "stop_on_memorization needs held-out data to tell memorisation from chance: give "
-            "heldout, or a positive heldout_share."
+            "held-out data, or a positive heldout_share."
         )
     if settings.augmentation.changes and train.kind != "images":
         raise ValueError(f"augmentation needs images, got training data of kind {train.kind!r}.")
-    config = ModelConfig.for_data(train.x, **{"seed": seed, **(model or {})})
+    points = train if encoding is None else encoding.encode(train)
+    config = ModelConfig.for_data(points.x, **{"seed": seed, **(model or {})})
     keeper = _Keeper(
-        folder, config, settings, train, heldout, split, torch.device(device), ranks or Ranks()
+        folder,
+        config,
+        settings,
+        train,
+        heldout,
+        encoding,
+        split,
+        torch.device(device),
+        ranks or Ranks(),
     )
     return keeper.run(progress or (lambda stage, done, total: None))
+
+
+def save_samples(
+    path: Path, x: torch.Tensor, train: Dataset, encoding: TableEncoding | None
+) -> Dataset:
+    """Write samples in the format of the training data.
+
+    Args:
+        path: Where to write arrays; tables get the suffix of the training table, or ``.csv``.
+        x: Samples as the model draws them.
+        train: The training data.
+        encoding: How a table is encoded for the model, or None.
+
+    Returns:
+        The samples in the units of the training data.
+    """
+    if encoding is None:
+        path = save_arrays(path, x=x, encoding=train.encoding)
+        return Dataset(x, train.kind, train.encoding, name="generated", source=str(path))
+    parquet = train.source.lower().endswith(".parquet")
+    path = path.with_suffix(".parquet" if parquet else ".csv")
+    samples = encoding.decode(x, name="generated", source=str(path))
+    save_table(path, samples)
+    return samples
 
 
 class _Keeper:
@@ -159,6 +210,7 @@ class _Keeper:
         settings: RunSettings,
         train: Dataset,
         heldout: Dataset | None,
+        encoding: TableEncoding | None,
         split: bool,
         device: torch.device,
         ranks: Ranks,
@@ -166,16 +218,17 @@ class _Keeper:
         self.ranks = ranks
         self.folder, self.config, self.settings = folder, config, settings
         self.train, self.heldout, self.split = train, heldout, split
+        self.encoding = encoding
         score = config.build().to(device)
         self.state = TrainingState(score, settings.training)
         self.candidates = Candidates(folder / CANDIDATES)
-        self.data = train.x.to(device, torch.float32)
+        self.data = self._points(train).to(device, torch.float32)
         self.monitor = (
             None
             if heldout is None
             else Monitor(
                 self.data,
-                heldout.x.to(device, torch.float32),
+                self._points(heldout).to(device, torch.float32),
                 score.process,
                 settings.monitor,
             )
@@ -185,6 +238,10 @@ class _Keeper:
         self.ending: Ending | None = None
         self.start = -1  # the last step that the folder holds
         self.events: Events | None = None
+
+    def _points(self, data: Dataset) -> torch.Tensor:
+        """What the model sees of a set."""
+        return data.x if self.encoding is None else self.encoding.encode(data).x
 
     def run(self, progress: Progress) -> TrainingRun:
         with self.ranks.one_fate():
@@ -239,6 +296,7 @@ class _Keeper:
             monitor=self.monitor,
             train=self.train,
             heldout=self.heldout,
+            encoding=self.encoding,
             split=self.split,
             config=self.config,
             settings=self.settings,
@@ -301,10 +359,11 @@ class _Keeper:
         step = self.state.step
         observation = self.monitor.observe(step, self.state.averaged)
         assert observation.samples is not None
-        save_arrays(
+        save_samples(
             self.folder / SAMPLES / f"step-{step:08d}.npz",
-            x=observation.samples,
-            encoding=self.train.encoding,
+            observation.samples,
+            self.train,
+            self.encoding,
         )
         onset = self.monitor.onset
         if step and onset.onset is None and not onset.suspicious:
@@ -344,6 +403,7 @@ class _Keeper:
                 "model": self.config.to_dict(),
                 "encoding": self.train.encoding,
                 "kind": self.train.kind,
+                "table": None if self.encoding is None else self.encoding.to_dict(),
                 "run": self._key(),
                 "provenance": provenance(seed=self.settings.training.seed),
             },
