@@ -241,33 +241,43 @@ def compete(found: Distances) -> Competition:
     )
 
 
-def compete_again(found: Distances, first: Competition, distance: np.ndarray) -> Competition:
-    """The competition among the candidates of another, by distances measured anew.
+def compete_again(
+    found: Distances, first: Competition, which: np.ndarray, distance: np.ndarray
+) -> Competition:
+    """The competition of some samples among their candidates, by distances measured anew.
 
-    The candidates were chosen without a look at labels, so the new competition is as exact as the
-    first.
+    Samples and candidates are to be chosen without a look at labels; then the new competition is
+    as exact as the first.
 
     Args:
         found: The distances of the first.
         first: The first competition.
-        distance: Distance of each sample to each of its candidates, ``(M, k)``; inf for none.
+        which: The samples that compete again, int64 ``(m,)``; the others stay where they fell.
+        distance: Distance of each of them to each of its candidates, ``(m, k)``; inf for none.
 
     Returns:
         The competition; its nearest points of each set are those of the first.
     """
     import numpy as np
 
-    points = first.candidates
+    points = first.candidates[which]
     merged = _rank(distance, points, found)
     row, column = np.nonzero(merged.tied & (points >= 0))
-    best = distance.argmin(1)
+    winner, ratios, nearest = first.winner.copy(), first.ratios.copy(), first.distances.copy()
+    winner[which] = points[np.arange(len(points)), distance.argmin(1)]
+    ratios[which], nearest[which] = merged.ratios, merged.first
+    rest = np.setdiff1d(np.unique(first.sample), which)
     return replace(
         first,
-        ratios=merged.ratios,
-        distances=merged.first,
-        winner=points[np.arange(len(points)), best],
-        undecided=0,
-        **_spread(found, len(points), row, points[row, column]),
+        ratios=ratios,
+        distances=nearest,
+        winner=winner,
+        **_spread(
+            found,
+            first.samples,
+            np.concatenate([which[row], rest]),
+            np.concatenate([points[row, column], winner[rest]]),
+        ),
     )
 
 

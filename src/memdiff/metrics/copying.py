@@ -105,7 +105,7 @@ def copying_tests(
         True
     """
     result = compete(found) if competition is None else competition
-    scale = local_scale(found, result)
+    scale = local_scale(found, result, seed=seed)
     return CopyingTests(
         competition=result,
         tail=tail_test(competition=result, seed=seed),

@@ -252,7 +252,7 @@ class Distances:
 
         Args:
             name: The set whose points ask.
-            target: ``"train"`` or ``"heldout"``, another set than ``name``.
+            target: ``"train"`` or ``"heldout"``; of its own set a point leaves out its kin.
             k: Number of kins, at most as many as there are.
             which: int64, the points that ask; all by default.
 
@@ -260,6 +260,9 @@ class Distances:
             Neighbors with ``k`` columns, on the CPU.
         """
         labels = self.kin(target)
+        exclude = None
+        if name == target:
+            exclude = labels if which is None else labels[which]
         found = []
         for version in (self._sets[name], *self._variants.get(name, ())):
             rows = version if which is None else Rows(version, name).select(which)
@@ -270,6 +273,7 @@ class Distances:
                     labels,
                     k,
                     metric=self.metric,
+                    exclude=exclude,
                     memory_limit=self.memory_limit,
                     ranks=self.ranks,
                 )

@@ -10,7 +10,7 @@ on the local scale
 
 **Assumption**, beyond exchangeability: *fresh samples lie to train as held-out points do.* So that
 held-out points stand where the samples lie, each weighs by how often it is among the
-:math:`\max(5, \sqrt H)` nearest held-out points of a sample, with the effective number
+:math:`\sqrt H` (5 to 16) nearest held-out points of a sample, with the effective number
 :math:`H_e = (\sum w)^2/\sum w^2`. The denominator of :math:`u(h)` has one reference point less
 than that of :math:`u(g)`: it is stochastically larger, and the test errs to the safe side.
 
@@ -39,6 +39,7 @@ from memdiff.neighbors import RowData
 __all__ = ["LocalExceedance", "LocalScale", "local_exceedance"]
 
 RANKS = (1, 2, 4, 8, 16)
+_ASKED, _NEIGHBOURS = 1000, 16
 _FLOOR = 0.05  # occupation of points that nothing is near to
 
 
@@ -74,12 +75,13 @@ class LocalScale:
         return (1.0 + self.effective * below) / (1.0 + self.effective)
 
 
-def local_scale(found: Distances, competition: Competition) -> LocalScale | None:
+def local_scale(found: Distances, competition: Competition, *, seed: int = 0) -> LocalScale | None:
     """The local scale of a competition; None where held-out points have no others to compare with.
 
     Args:
         found: The distances.
         competition: Their competition.
+        seed: Seed of the choice of points that weigh the held-out points.
     """
     size = found.size("heldout")
     labels = found.groups["heldout"].numpy() if found.groups else np.arange(size)
@@ -88,12 +90,12 @@ def local_scale(found: Distances, competition: Competition) -> LocalScale | None
         return None
     to_train = found.to_train("heldout").distances[:, 0].cpu().numpy()
     others = found.to_heldout("heldout").distances[:, 0].cpu().numpy()
-    k = min(size, max(5, math.ceil(math.sqrt(size))))
-    near = found.to_heldout("generated", k).indices.cpu().numpy()
-    own = found.to_heldout("heldout", min(k, _others(numbers))).indices.cpu().numpy()
+    k = min(max(5, math.ceil(math.sqrt(size))), _NEIGHBOURS, int(numbers.max()))
     # How often a point is near to samples, over how often it is near to held-out points: in many
     # dimensions some points (hubs) are near to everything.
-    weights = (_occupation(near, size) + _FLOOR) / (_occupation(own, size) + _FLOOR)
+    near = _occupation(found, "generated", k, seed)
+    own = _occupation(found, "heldout", k, seed)
+    weights = (near + _FLOOR) / (own + _FLOOR)
     weights /= weights.sum()
     by_group = np.bincount(numbers, weights)
     return LocalScale(
@@ -104,14 +106,19 @@ def local_scale(found: Distances, competition: Competition) -> LocalScale | None
     )
 
 
-def _occupation(indices: np.ndarray, size: int) -> np.ndarray:
-    """How often each point is a neighbour, over the mean; 1 on average."""
-    return np.bincount(indices.reshape(-1), minlength=size) * (size / indices.size)
+def _occupation(found: Distances, name: str, k: int, seed: int) -> np.ndarray:
+    """How often held-out points are among the neighbours of a set, over the mean; 1 on average.
 
-
-def _others(numbers: np.ndarray) -> int:
-    """Groups other than its own that every point has."""
-    return int(numbers.max())
+    Of at most 1000 points of the set, by kin, shared equally among points of one value.
+    """
+    order = np.random.default_rng(seed).permutation(found.size(name))[:_ASKED]
+    near = found.apart(name, "heldout", k, torch.from_numpy(np.sort(order))).indices.numpy()
+    size = found.size("heldout")
+    if found.groups:
+        return np.bincount(near.reshape(-1), minlength=size) * (size / near.size)
+    kin = found.kin("heldout").numpy()
+    hits = np.bincount(kin[near.reshape(-1)], minlength=kin.max() + 1)
+    return (hits / np.maximum(np.bincount(kin), 1))[kin] * (size / near.size)
 
 
 def _ratio(near: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ conformal p-value for one point.
 
 A cell is a sample whose :math:`k` nearest other samples, :math:`k` = 2 % of the samples, are at
 most a third as far as its :math:`5 k` nearest: repeated beyond its surroundings. Among identical
-samples the largest group counts, else the smallest ratio. At most 1000 samples are looked at.
+samples the largest group counts, else the smallest ratio. At most 500 samples are looked at.
 
 **Assumption**: *a repeated fresh sample lies to train as a held-out point does.* A frame that both
 sets hold has :math:`u = 1`, a collapsed fresh mode an ordinary :math:`u`.
@@ -32,7 +32,7 @@ from memdiff.neighbors import RowData, Rows, self_nearest
 
 __all__ = ["RepeatedCell", "repeated_cell"]
 
-_LOOKED_AT = 1000
+_LOOKED_AT = 500
 _SHARE = 0.02
 _SURROUNDINGS = 5
 _REPEATED = 1.0 / 3.0
