@@ -162,7 +162,7 @@ def runs(result, within):
 
 @pytest.mark.parametrize("case", [normal, blank, categories, zero_inflated, duplicated_heldout])
 def test_the_order_does_not_look_at_labels(case):
-    generated, train, heldout = case(rng(1))
+    _, train, heldout = case(rng(1))
     total = len(train) + len(heldout)
     found = []
     for seed in range(4):

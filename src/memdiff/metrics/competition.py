@@ -9,8 +9,8 @@ points by chance.
 
 For a sample :math:`g`: :math:`d_1` is its smallest distance to the pool, :math:`d_2` the smallest
 distance to a pool point outside the tie at :math:`d_1` and outside the kin of the points of the
-tie (their duplicates, or their groups), and :math:`r_g = d_1/d_2`, of lengths: under the cosine, the root
-of the ratio of :math:`1 - \cos`. Tied pool points share the sample in equal parts.
+tie (their duplicates, or their groups), and :math:`r_g = d_1/d_2`, of lengths: under the cosine,
+the root of the ratio of :math:`1 - \cos`. Tied pool points share the sample in equal parts.
 
 What is exchanged are *units*: pool points or, where points belong together, whole groups. Units
 that are tied for good, because their points are identical, form one *cell*: a cell has
