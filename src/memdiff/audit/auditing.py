@@ -295,7 +295,7 @@ def _compete(
         seen,
         inputs.compared,
         groups=inputs.groups,
-        duplicates=inputs.duplicates.labels,
+        kin=inputs.kin,
         settings=settings,
         refine=refine,
         ranks=ranks,

@@ -193,7 +193,7 @@ def test(
     compared: Mapping[str, Tensor],
     *,
     groups: Mapping[str, Tensor],
-    duplicates: Tensor,
+    kin: Mapping[str, Tensor],
     settings: AuditSettings,
     refine: Callable[[Distances, Competition], Competition] | None = None,
     **options: Any,  # noqa: ANN401
@@ -204,7 +204,7 @@ def test(
         features: The features.
         compared: Index of the points to compare, of ``train`` and ``heldout``.
         groups: Labels of points that belong together, of the sets as they are; empty for none.
-        duplicates: Labels of duplicated training points.
+        kin: Labels of duplicates, shared between ``train`` and ``heldout``.
         settings: Settings of the audit.
         refine: Makes another competition of the first (alignment of images), without a look at
             labels.
@@ -219,7 +219,7 @@ def test(
     index = {name: some for name, some in compared.items() if len(some) < len(features.rows[name])}
     found = features.select(index).distances(
         groups={name: labels[compared[name]] for name, labels in groups.items()} or None,
-        duplicates={"train": duplicates[compared["train"]]},
+        duplicates={name: labels[compared[name]] for name, labels in kin.items()},
         **options,
     )
     if len(found.values[: found.size("train")].unique()) < 2:

@@ -67,6 +67,7 @@ class AuditInputs:
         groups: Labels of points that belong together, of ``train`` and ``heldout``; empty where
             none were given.
         duplicates: Groups of duplicated training points.
+        kin: Labels of duplicates in training and held-out data together, shared between them.
         tolerance: Distance up to which points count as duplicates, in units of the data; 0 for
             tables, whose columns have units of their own.
         overlap: Values that training and held-out data share.
@@ -83,6 +84,7 @@ class AuditInputs:
     heldout: Dataset | None
     groups: Mapping[str, Tensor]
     duplicates: DuplicateGroups
+    kin: Mapping[str, Tensor]
     tolerance: float
     overlap: Overlap
     repeated_samples: int
@@ -156,13 +158,15 @@ def prepare(
     compared, notes = _compared(values, labels)
     tolerance = _tolerance(sets, values["train"], duplicate_tolerance, ranks)
     flat: Tensor | Rows = sets["train"].x.flatten(1)
+    duplicates = duplicate_groups(flat, tolerance, ranks=ranks)
     seen = torch.isin(values["generated"], values["train"])
     return AuditInputs(
         generated=sets["generated"],
         train=sets["train"],
         heldout=sets.get("heldout"),
         groups=labels,
-        duplicates=duplicate_groups(flat, tolerance, ranks=ranks),
+        duplicates=duplicates,
+        kin=_kin(sets, values, duplicates, tolerance, ranks),
         tolerance=tolerance,
         overlap=overlap,
         repeated_samples=len(values["generated"]) - len(values["generated"].unique()),
@@ -245,6 +249,25 @@ def _compared(
         "a set once."
     )
     return first, (note,)
+
+
+def _kin(
+    sets: Mapping[str, Dataset],
+    values: Mapping[str, Tensor],
+    duplicates: DuplicateGroups,
+    tolerance: float,
+    ranks: Ranks | None,
+) -> dict[str, Tensor]:
+    """Labels of duplicates, by the pool: by one set they would depend on how it was divided."""
+    if "heldout" not in sets:
+        return {"train": duplicates.labels.cpu()}
+    names = ("train", "heldout")
+    if tolerance == 0.0:
+        return {name: values[name] for name in names}
+    pool = Rows.joined([sets[name].x for name in names], "the pool")
+    labels = duplicate_groups(pool, tolerance, ranks=ranks).labels.cpu()
+    parts = labels.split([len(sets[name]) for name in names])
+    return dict(zip(names, parts, strict=True))
 
 
 def _first_of_each(labels: Tensor) -> Tensor:

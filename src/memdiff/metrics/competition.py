@@ -8,9 +8,9 @@ law, and held-out points are decoys: what falls on them by chance tells what fal
 points by chance.
 
 For a sample :math:`g`: :math:`d_1` is its smallest distance to the pool, :math:`d_2` the smallest
-distance to a pool point outside the tie at :math:`d_1` and outside the kin of its nearest point
-(its duplicates, or its group), and :math:`r_g = d_1/d_2`, of lengths: under the cosine, the root
-of the ratio of :math:`1 - \cos`. Tied pool points share the sample in equal parts.
+distance to a pool point outside the tie at :math:`d_1` and outside the kin of the points of the
+tie (their duplicates, or their groups), and :math:`r_g = d_1/d_2`, of lengths: under the cosine,
+the root of the ratio of :math:`1 - \cos`. Tied pool points share the sample in equal parts.
 
 What is exchanged are *units*: pool points or, where points belong together, whole groups. Units
 that are tied for good, because their points are identical, form one *cell*: a cell has
@@ -79,8 +79,8 @@ class Competition:
         heldout: The same of the nearest held-out point.
         winner: Pool point that each sample is nearest to (the first of a tie), int64 ``(M,)``; the
             pool is the training points, then the held-out points.
-        candidates: The nearest pool points of different kin, nearest first, int64 ``(M, k)`` with
-            ``k`` at most 4; -1 for none.
+        candidates: The nearest pool points of different kin, nearest first, int64 ``(M, 4)``; -1
+            for none.
         sample: Sample of each hit, int64 ``(L,)``.
         cell: Cell of each hit, int64 ``(L,)``.
         share: Part of the sample that falls on that cell, float64 ``(L,)``; parts of one sample
@@ -88,8 +88,8 @@ class Competition:
         cells: The cells that are hit.
         train_units: Number of training units in the whole pool.
         heldout_units: Number of held-out units.
-        undecided: Number of samples that are tied with more than 256 points (or groups) of a
-            set; they fall on no cell.
+        undecided: Number of samples that are tied with 256 or more different values (or groups) of
+            the pool; they fall on no cell.
     """
 
     ratios: np.ndarray
@@ -198,6 +198,7 @@ def compete(found: Distances) -> Competition:
     winner, candidates = np.zeros(m, dtype=np.int64), np.full((m, 4), -1)
     hits: list[tuple[np.ndarray, np.ndarray]] = []
     waiting = np.arange(m)
+    kin = _pool_kin(found)
     for number, k in enumerate(_NEIGHBOURS):
         if not len(waiting):
             break
@@ -218,10 +219,13 @@ def compete(found: Distances) -> Competition:
             (merged.tied[:, :split].all(1) & (not sides["train"][2]))
             | (merged.tied[:, split:].all(1) & (not sides["heldout"][2]))
         )
+        if k == _NEIGHBOURS[-1]:
+            # Whether a tie is too large must not depend on how its points are labelled.
+            goes_on |= _different(np.where(merged.tied, kin[points], -1)) >= k
         ratios[waiting], first[waiting] = merged.ratios, merged.first
-        nearer = np.take_along_axis(points, distance.argsort(1, kind="stable"), 1)[:, :4]
+        nearer = np.take_along_axis(points, distance.argsort(1, kind="stable"), 1)
         winner[waiting] = nearer[:, 0]
-        candidates[waiting, : nearer.shape[1]] = nearer
+        candidates[waiting] = _first_of_kin(nearer, kin)
         row, column = np.nonzero(merged.tied & (~goes_on)[:, None])
         hits.append((waiting[row], points[row, column]))
         waiting = waiting[goes_on]
@@ -296,14 +300,45 @@ def _rank(distance: np.ndarray, points: np.ndarray, found: Distances) -> _Ranked
     first = distance.min(1)
     tied = distance <= first[:, None] * _TIE
     beyond = np.where(tied, np.inf, distance)
-    if found.groups:
-        kin = np.concatenate([found.kin("train").numpy(), found.kin("heldout").numpy()])
-        mine = kin[points[np.arange(len(points)), distance.argmin(1)]]
-        beyond[kin[points] == mine[:, None]] = np.inf
+    kin = _pool_kin(found)[points]
+    for column in np.flatnonzero(tied.any(0)):
+        here = tied[:, column]
+        own = kin[here] == kin[here, column, None]
+        beyond[here] = np.where(own, np.inf, beyond[here])
     second = beyond.min(1)
     ratios = np.where(first == 0.0, 0.0, first / np.where(first == 0.0, 1.0, second))
     ratios[np.isinf(second)] = 1.0  # nothing to compare with
     return _Ranked(tied, first, ratios)
+
+
+def _pool_kin(found: Distances) -> np.ndarray:
+    """Labels of kin of the pool points: which are no next neighbours of each other."""
+    import numpy as np
+
+    return np.concatenate([found.kin("train").numpy(), found.kin("heldout").numpy()])
+
+
+def _different(labels: np.ndarray) -> np.ndarray:
+    """Number of different labels in each row, without the label -1."""
+    import numpy as np
+
+    ordered = np.sort(labels, axis=1)
+    return np.asarray((np.diff(ordered, axis=1, prepend=-1) != 0).sum(1))
+
+
+def _first_of_kin(points: np.ndarray, kin: np.ndarray) -> np.ndarray:
+    """The first 4 points of different kin in each row, ``(n, 4)``; -1 for none."""
+    import numpy as np
+
+    left = np.where(points < 0, -1, kin[points])
+    first = np.full((len(points), 4), -1)
+    rows = np.arange(len(points))
+    for column in range(4):
+        place = (left >= 0).argmax(1)
+        some = left[rows, place] >= 0
+        first[some, column] = points[rows, place][some]
+        left[left == left[rows, place][:, None]] = -1
+    return first
 
 
 def _spread(

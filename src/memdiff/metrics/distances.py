@@ -36,13 +36,13 @@ class Distances:
         heldout: Held-out points ``(H, *S)`` from the law of the training points, or None.
         metric: ``"euclidean"`` or ``"cosine"``.
         tolerance: Distance (always Euclidean) up to which training points count as duplicates of
-            each other; 0 groups identical rows only.
+            each other, and points of the pool as kin (:meth:`kin`); 0 for identical rows only.
         groups: For ``"train"`` and ``"heldout"`` one label per point, int64 ``(N,)`` and ``(H,)``:
             points that belong together (a patient's scans, the frames of a video). Labels are
             shared between the sets. :meth:`apart` and leave-one-out searches among held-out
             points then leave out the whole group.
         duplicates: Labels of points of a set that count as duplicates, int64, in place of those
-            within ``tolerance``.
+            within ``tolerance``. Labels of both sets are shared between them, and those of kin.
         variants: Further versions of the points of a set (``"generated"``, ``"heldout"``,
             ``"train"``), such as mirrored images, each with the rows of the set. As a query, a
             point is as close as the closest of its versions; what is searched stays as given.
@@ -110,6 +110,10 @@ class Distances:
         self._duplicates = {
             name: DuplicateGroups.of(labels) for name, labels in (duplicates or {}).items()
         }
+        self._given = {
+            name: torch.as_tensor(labels).cpu() for name, labels in (duplicates or {}).items()
+        }
+        self._kin: dict[str, Tensor] = {}
         self._values: Tensor | None = None
 
     def _checked_groups(self, groups: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -234,18 +238,38 @@ class Distances:
         The pool is the training points, then the held-out points.
         """
         if self._values is None:
-            names = ("train", "heldout") if self.has_heldout else ("train",)
-            pool = Rows.joined([self._sets[name] for name in names], "the pool")
-            found = duplicate_groups(pool, memory_limit=self.memory_limit, ranks=self.ranks)
-            self._values = found.labels.cpu()
+            self._values = self._pool_duplicates(0.0)
         return self._values
+
+    def _pool_duplicates(self, tolerance: float) -> Tensor:
+        names = ("train", "heldout") if self.has_heldout else ("train",)
+        pool = Rows.joined([self._sets[name] for name in names], "the pool")
+        found = duplicate_groups(
+            pool, tolerance, memory_limit=self.memory_limit, ranks=self.ranks
+        )
+        return found.labels.cpu()
 
     def kin(self, name: str) -> Tensor:
         """Labels of points that do not count as each other's next neighbour, int64.
 
-        The groups that were given, else duplicates within ``tolerance``.
+        The groups that were given, else duplicates in the pool: labels of one set alone would
+        depend on how the pool was divided.
+
+        Args:
+            name: ``"train"`` or ``"heldout"``; labels are shared between them.
         """
-        return self.groups[name] if self.groups else self._duplicates_of(name).labels.cpu()
+        if self.groups:
+            return self.groups[name]
+        if not self._kin:
+            self._kin = self._duplicated_pool()
+        return self._kin[name]
+
+    def _duplicated_pool(self) -> dict[str, Tensor]:
+        names = ("train", "heldout") if self.has_heldout else ("train",)
+        if all(name in self._given for name in names):
+            return {name: self._given[name] for name in names}
+        labels = self.values if self.tolerance == 0.0 else self._pool_duplicates(self.tolerance)
+        return dict(zip(names, labels.split([self.size(name) for name in names]), strict=True))
 
     def apart(self, name: str, target: str, k: int, which: Tensor | None = None) -> Neighbors:
         """The nearest point of each of the ``k`` nearest kins (:meth:`kin`) of a set.

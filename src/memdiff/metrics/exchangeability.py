@@ -151,13 +151,7 @@ def _neighbours(
         distance[:, :k] = near.distances.cpu().numpy()
         index[:, :k] = near.indices.cpu().numpy()
     if not own:
-        offset = {"train": 0, "heldout": found.size("train")}
-        if found.groups:
-            mine = found.groups[name].numpy()[asked]
-            same = found.groups[target].numpy()[index] == mine[:, None]
-        else:
-            values = found.values.numpy()
-            same = values[index + offset[target]] == values[asked + offset[name]][:, None]
+        same = labels.numpy()[index] == found.kin(name).numpy()[asked][:, None]
         distance[same] = np.inf
         order = distance.argsort(1, kind="stable")
         distance = np.take_along_axis(distance, order, 1)
