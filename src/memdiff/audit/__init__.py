@@ -1,11 +1,12 @@
 """Audit: samples and training data in, a calibrated verdict out."""
 
 from memdiff.audit.advice import Advice
-from memdiff.audit.auditing import audit, judge
+from memdiff.audit.auditing import Examination, audit, examine, judge
 from memdiff.audit.evidence import Evidence, Measurement
 from memdiff.audit.inputs import AuditInputs
 from memdiff.audit.pairing import CopiedPoint, Pair
 from memdiff.audit.result import AuditResult
+from memdiff.audit.self_check import Rate, SelfCheck, SelfCheckRow, self_check
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
 
@@ -17,10 +18,16 @@ __all__ = [
     "CopiedPoint",
     "DescriptorTest",
     "Evidence",
+    "Examination",
     "Measurement",
     "Pair",
+    "Rate",
+    "SelfCheck",
+    "SelfCheckRow",
     "Verdict",
     "audit",
     "decide",
+    "examine",
     "judge",
+    "self_check",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,37 @@ from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
 from memdiff.sources import Rows
 
-__all__ = ["audit", "judge"]
+__all__ = ["Examination", "audit", "examine", "judge"]
 
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What decides an audit, before measurements, pairs and pages.
+
+    Attributes:
+        inputs: The sets.
+        settings: What was asked, with the descriptors that were chosen.
+        evidence: One entry per descriptor, without measurements.
+        decision: The verdict.
+        flagged: Index of the samples that count as copies.
+    """
+
+    inputs: AuditInputs
+    settings: AuditSettings
+    evidence: tuple[Evidence, ...]
+    decision: Verdict
+    flagged: Tensor
+
+    @property
+    def gate_failed(self) -> bool:
+        """Whether the gate of ``settings.fail_above`` fails."""
+        above = self.settings.fail_above
+        if above is None or self.decision.name != "memorizing":
+            return False
+        share = len(self.flagged) / len(self.inputs.generated)
+        return max(self.decision.copied_low, share) > above
 
 
 def audit(
@@ -126,42 +154,33 @@ def audit(
         seed=seed,
         fail_above=fail_above,
     )
-    store = None if cache is None else FeatureCache(cache)
+    found = examine(
+        generated,
+        train,
+        heldout,
+        settings,
+        features=asked,
+        groups=groups,
+        cache=cache,
+        device=device,
+        progress=progress,
+        ranks=ranks,
+    )
+    inputs, settings, decision = found.inputs, found.settings, found.decision
 
     def note(stage: str, done: int, total: int) -> None:
         if progress is not None:
             progress(stage, done, total)
 
-    note("loading", 0, 1)
-    inputs = prepare(
-        generated,
-        train,
-        heldout,
-        duplicate_tolerance,
-        groups=groups,
-        drop_overlap=drop_overlap,
-        ranks=ranks,
-    )
-    note("loading", 1, 1)
-    descriptors = choose(asked, inputs.train)
-    settings = replace(settings, features=tuple(one.name for one in descriptors))
-    evidence = []
-    for position, descriptor in enumerate(descriptors):
-        note("tests", position, len(descriptors))
-        seen = _describe(descriptor, inputs, settings, store, device, note, ranks)
-        evidence.append(_compete(descriptor, seen, inputs, settings, ranks))
-    note("tests", len(descriptors), len(descriptors))
-    decision = judge(evidence, inputs, settings)
-    for position, one in enumerate(evidence):
-        evidence[position] = measure(one, settings, partial(_measuring, note, one.name))
+    evidence = [
+        measure(one, settings, partial(_measuring, note, one.name)) for one in found.evidence
+    ]
     decisive = next((e for e in evidence if e.name == decision.descriptor), evidence[0])
-    flagged = flagged_samples(decisive, decision)
+    flagged = found.flagged
     return AuditResult(
         verdict=decision.name,
         decision=decision,
-        gate_failed=fail_above is not None
-        and decision.name == "memorizing"
-        and max(decision.copied_low, len(flagged) / len(inputs.generated)) > fail_above,
+        gate_failed=found.gate_failed,
         flagged=tuple(flagged.tolist()),
         advice=tuple(advise(decision, evidence, inputs, flagged)),
         pairs=tuple(suspicious_pairs(decisive, inputs, flagged, settings)),
@@ -173,6 +192,71 @@ def audit(
         inputs=inputs,
         settings=settings,
         provenance={**provenance(seed=seed), "sampler": sampler_settings},
+    )
+
+
+def examine(
+    generated: Source,
+    train: Source,
+    heldout: Source | None,
+    settings: AuditSettings,
+    *,
+    features: Sequence[str | Descriptor] | None = None,
+    groups: GroupsSource | None = None,
+    cache: str | Path | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+) -> Examination:
+    """Reach the verdict of an audit: all that decides, and nothing beside it.
+
+    Args:
+        generated: As for :func:`audit`.
+        train: As for :func:`audit`.
+        heldout: As for :func:`audit`.
+        settings: Settings.
+        features: Descriptors or their names; those of the settings by default.
+        groups: As for :func:`audit`.
+        cache: As for :func:`audit`.
+        device: As for :func:`audit`.
+        progress: As for :func:`audit`.
+        ranks: As for :func:`audit`.
+
+    Returns:
+        The examination.
+
+    Raises:
+        ValueError: As :func:`audit`.
+    """
+    store = None if cache is None else FeatureCache(cache)
+
+    def note(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, done, total)
+
+    note("loading", 0, 1)
+    inputs = prepare(
+        generated,
+        train,
+        heldout,
+        settings.duplicate_tolerance,
+        groups=groups,
+        drop_overlap=settings.drop_overlap,
+        ranks=ranks,
+    )
+    note("loading", 1, 1)
+    descriptors = choose(settings.features if features is None else features, inputs.train)
+    settings = replace(settings, features=tuple(one.name for one in descriptors))
+    evidence = []
+    for position, descriptor in enumerate(descriptors):
+        note("tests", position, len(descriptors))
+        seen = _describe(descriptor, inputs, settings, store, device, note, ranks)
+        evidence.append(_compete(descriptor, seen, inputs, settings, ranks))
+    note("tests", len(descriptors), len(descriptors))
+    decision = judge(evidence, inputs, settings)
+    decisive = next((e for e in evidence if e.name == decision.descriptor), evidence[0])
+    return Examination(
+        inputs, settings, tuple(evidence), decision, flagged_samples(decisive, decision)
     )
 
 

@@ -69,11 +69,6 @@ class LocalScale:
         values, weight = self._ordered
         return float(values[min(int(np.searchsorted(weight, share - 1e-12)), len(values) - 1)])
 
-    def p_value(self, u: float) -> float:
-        """Weighted conformal p-value: ``(1 + H_e F(u))/(1 + H_e)``."""
-        below = float(self.weights[self.heldout <= u].sum())
-        return (1.0 + self.effective * below) / (1.0 + self.effective)
-
 
 def local_scale(found: Distances, competition: Competition, *, seed: int = 0) -> LocalScale | None:
     """The local scale of a competition; None where held-out points have no others to compare with.
