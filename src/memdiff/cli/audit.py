@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import DESCRIPTOR_FORMS
 from memdiff.cli.data_options import (
     DATA,
     add_data_options,
@@ -30,17 +31,24 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    from memdiff.features import DESCRIPTOR_FORMS
-
-    parser.add_argument(
+    required = parser.required_group("required, but with --self-check")
+    parser.needed = {"generated", "train", "out"}
+    required.add_argument(
         "--generated", type=str | None, default=None, metavar="P", help=f"Samples: {DATA}."
     )
-    parser.add_argument(
+    required.add_argument(
         "--train",
         type=str | None,
         default=None,
         metavar="P",
         help="What the model was trained on.",
+    )
+    required.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="Folder for report.html and report.json.",
     )
     parser.add_argument(
         "--heldout",
@@ -48,9 +56,6 @@ def add_arguments(parser: Parser) -> None:
         default=None,
         metavar="P",
         help="Data of the same source that the model has not seen: strongly recommended.",
-    )
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="Folder for report.html and report.json."
     )
     parser.add_argument(
         "--features",

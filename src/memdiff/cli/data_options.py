@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import STREAM_ABOVE
 from memdiff.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ def add_data_options(parser: Parser) -> None:
 
 def add_stream_option(parser: Parser) -> None:
     """Declare the option that says what stays on disk."""
-    from memdiff.data import STREAM_ABOVE
-
     parser.add_argument(
         "--stream-above",
         type=int,

@@ -121,5 +121,7 @@ def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
         command.add_argument("--quiet", action="store_true", help="Show no progress.")
         command.add_argument("--config", action=ActionConfigFile, help="A YAML file of options.")
         subcommands.add_subcommand(name, command, help=summary)
+        command.prog = f"memdiff {name}"
+        parser.commands[name] = command
         commands[name] = run
     return parser, commands

@@ -19,6 +19,15 @@ def add_arguments(parser: Parser) -> None:
     """Declare the options."""
     from memdiff.experiments import NAMES
 
+    required = parser.required_group()
+    required.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="Folder for report.html, results.json, figures/; the same command goes on with a "
+        "run that was interrupted.",
+    )
     parser.add_argument(
         "--preset",
         type=Literal["quick", "paper"],
@@ -32,9 +41,6 @@ def add_arguments(parser: Parser) -> None:
         default=None,
         metavar="NAME",
         help=f"Run some of the experiments: {', '.join(NAMES)}.",
-    )
-    parser.add_argument(
-        "--out", type=str, required=True, help="Folder for report.html, results.json, figures/."
     )
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
@@ -18,10 +19,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    from memdiff.generation import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
-
-    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
-    parser.add_argument(
+    required = parser.required_group()
+    required.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required.add_argument(
         "--out",
         type=str,
         required=True,

@@ -21,7 +21,15 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required = parser.required_group()
+    required.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="Folder of the run; the same command goes on with a run that was interrupted.",
+    )
     parser.add_argument(
         "--heldout",
         type=str | None,
@@ -35,13 +43,6 @@ def add_arguments(parser: Parser) -> None:
         type=float,
         default=0.2,
         help="That share; 0 trains on everything, with no monitor.",
-    )
-    parser.add_argument(
-        "--out",
-        type=str,
-        required=True,
-        metavar="DIR",
-        help="Folder of the run; the same command goes on with a run that was interrupted.",
     )
     _add_model_options(parser)
     _add_loop_options(parser)
