@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset, load, save_arrays, write_json
+from memdiff.data.outputs import require_apart
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
@@ -218,6 +219,7 @@ def generate_to_file(
     if out.is_dir():
         raise ValueError(f"out {str(out)!r} is a folder: give the name of a .npz file in it.")
     partial = out.with_suffix(".partial")
+    require_apart([out, out.with_suffix(".json")], {"train": train.source}, folders=[partial])
     key = _key(train, settings)
     ranks = Ranks() if ranks is None else ranks
     model = _prepare(train, settings, device, progress, ranks)

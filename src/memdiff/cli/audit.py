@@ -19,6 +19,7 @@ from memdiff.cli.data_options import (
     add_stream_option,
     load_sets,
 )
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.ranks import joined
@@ -121,6 +122,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_data_options(parser)
     add_stream_option(parser)
+    add_output_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -132,6 +134,22 @@ def run(options: Namespace) -> int:
     needed = ("generated", "train", "out")
     if missing := [f"--{name}" for name in needed if options[name] is None]:
         raise ValueError(f"missing {' and '.join(missing)} (see memdiff audit --help)")
+    out = Path(options.out)
+    cache = [] if options.cache is None else [Path(options.cache)]
+    inputs = {name: options[name] for name in ("generated", "train", "heldout")}
+    inputs["sampler settings"] = options.sampler_settings
+    weights = [part for name in options.features for part in name.split(":")[1:2]]
+    inputs |= {f"weights {part}": part for part in weights}
+    with writing(
+        options,
+        inputs=inputs,
+        files=[out / "report.html", out / "report.json"],
+        apart=cache,
+    ):
+        return _audit(options)
+
+
+def _audit(options: Namespace) -> int:
     from memdiff.audit import AuditSettings, audit
     from memdiff.doctor import resolve_device
     from memdiff.features import parse_descriptor, parse_invariance
@@ -158,8 +176,6 @@ def run(options: Namespace) -> int:
     if options.heldout is not None:
         sources["heldout"] = options.heldout
     with ranks.one_fate():
-        if ranks.is_first:
-            out.mkdir(parents=True, exist_ok=True)
         sets = load_sets(options, sources)
     with bar(options.quiet) as progress, _warnings_as_lines():
         result = audit(
@@ -175,6 +191,7 @@ def run(options: Namespace) -> int:
             **choices,
         )
         if ranks.is_first:
+            out.mkdir(parents=True, exist_ok=True)
             result.to_json(out / "report.json")
             result.to_html(out / "report.html")
     _print(result, out, as_json=options.json)

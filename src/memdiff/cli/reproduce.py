@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import experiment_progress
 from memdiff.ranks import joined
@@ -42,6 +44,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="NAME",
         help=f"Run some of the experiments: {', '.join(NAMES)}.",
     )
+    add_output_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument(
         "--device", type=Literal["auto", "cpu"], default="auto", help="Experiments run on the CPU."
@@ -50,6 +53,60 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
+    out = Path(options.out)
+    with writing(
+        options,
+        inputs={},
+        folders=[out / "figures", out / ".partial"],
+        check=lambda out: _require_ours(out, options),
+    ):
+        return _run(options)
+
+
+def _require_ours(out: Path, options: Namespace) -> None:
+    """Refuse a folder whose results are of something else, or more than would be written."""
+    from memdiff.experiments import NAMES
+
+    remedy = "choose another folder, or give --overwrite to replace them"
+    results = out / "results.json"
+    found = _results(results)
+    if found is None:
+        if (out / ".partial").is_dir():
+            return  # it has not come to an end
+        for path in (results, out / "report.html"):
+            if path.exists():
+                raise ValueError(
+                    f"{str(path)!r} is of something else: choose another folder, or give "
+                    "--overwrite to replace it."
+                )
+        return
+    for name, value, wanted in (
+        ("preset", found["preset"], options.preset),
+        ("seed", found["provenance"].get("seed"), options.seed),
+    ):
+        if value != wanted:
+            raise ValueError(
+                f"out {str(out)!r} holds results of {name} {value}, not {wanted}: {remedy}."
+            )
+    lost = sorted(found["experiments"].keys() - set(options.only or NAMES))
+    if lost:
+        raise ValueError(
+            f"out {str(out)!r} holds results of {len(lost)} other experiments, such as "
+            f"{lost[0]}: {remedy}."
+        )
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    """Results of an earlier run; None where there are none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        whole = {"preset", "experiments", "provenance"} <= found.keys()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if whole else None
+
+
+def _run(options: Namespace) -> int:
     from memdiff.experiments import ReproductionError, reproduce
 
     code = 0
@@ -65,7 +122,7 @@ def run(options: Namespace) -> int:
             )
         except ReproductionError as error:
             print(f"memdiff reproduce: {' '.join(str(error).split())}", file=sys.stderr)
-            return 1
+            return 2
     if options.json:
         print(json.dumps(results, indent=1))
         return code

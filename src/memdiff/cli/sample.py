@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Literal
 
 from jsonargparse import Namespace
 
 from memdiff.cli.choices import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.ranks import joined
@@ -64,12 +66,25 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="Samples at a time.")
     add_data_options(parser)
     add_stream_option(parser)
+    add_output_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
+    out = Path(options.out)
+    with writing(
+        options,
+        inputs={"train": options.train},
+        files=[out, out.with_suffix(".json")] if out.name else [],
+        folders=[out.with_suffix(".partial")] if out.name else [],
+        is_folder=False,
+    ):
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     from memdiff.data import load
     from memdiff.doctor import resolve_device
     from memdiff.generation import GenerationSettings, generate_to_file

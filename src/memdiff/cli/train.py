@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
 from memdiff.cli.data_options import DATA, add_data_options, load_sets
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.cli.sweep import add_sweep_options, run_seeds
@@ -48,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
     _add_loop_options(parser)
     _add_monitor_options(parser)
     add_data_options(parser)
+    add_output_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_sweep_options(parser)
@@ -167,7 +170,8 @@ def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
     _check(options)
     if options.seeds is not None:
-        return run_seeds(options, _report)
+        with writing(options, inputs=_inputs(options)):
+            return run_seeds(options, _report)
     done, assessment = _train(options)
     _print(done, assessment, as_json=options.json)
     return 0
@@ -191,7 +195,24 @@ def _report(options: Namespace) -> dict[str, Any]:
     return summary(*_train(options))
 
 
+def _inputs(options: Namespace) -> dict[str, str | None]:
+    return {"train": options.train, "heldout": options.heldout}
+
+
 def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
+    from memdiff.training.run import FILES, FOLDERS
+
+    out = Path(options.out)
+    with writing(
+        options,
+        inputs=_inputs(options),
+        apart=[out / name for name in FILES],
+        folders=[out / name for name in FOLDERS],
+    ):
+        return _trained(options)
+
+
+def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     from memdiff.doctor import resolve_device
     from memdiff.ranks import joined
     from memdiff.samplers import Heun
@@ -221,6 +242,7 @@ def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
             device=device,
             progress=progress,
             ranks=ranks,
+            overwrite=options.overwrite,
         )
         if not ranks.is_first:
             return done, None

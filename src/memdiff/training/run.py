@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from memdiff.data import Dataset, check_comparable, save_arrays, write_json
+from memdiff.data.outputs import require_apart
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
@@ -31,7 +32,7 @@ from memdiff.training.checkpoints import (
     save_weights,
 )
 from memdiff.training.events import Events
-from memdiff.training.folder import require_free, require_same
+from memdiff.training.folder import remove_run, require_free, require_same
 from memdiff.training.journal import Journal
 from memdiff.training.loop import TrainingState, TrainingStep, train
 from memdiff.training.model import CONFIG, WEIGHTS, ModelConfig
@@ -51,6 +52,9 @@ BEST, STATE, JOURNAL, SAMPLES, CANDIDATES, EVENTS = (
     "tensorboard",
 )
 _ASSESSMENT = ("report.html", "report.json", "samples.npz", "audit.html", "audit.json")
+FILES = (CONFIG, STATE, JOURNAL, WEIGHTS, BEST, *_ASSESSMENT)
+FOLDERS = (SAMPLES, CANDIDATES, EVENTS)
+"""All that a run writes into its folder."""
 
 Ending = Literal["steps", "memorization", "time"]
 Progress = Callable[[str, int, int], None]
@@ -101,6 +105,7 @@ def train_in_folder(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     ranks: Ranks | None = None,
+    overwrite: bool = False,
 ) -> TrainingRun:
     """Train a model on a data set; a call after an interruption goes on where it stopped.
 
@@ -115,18 +120,25 @@ def train_in_folder(
         progress: Receives (stage, done, total).
         ranks: Processes that share each batch and see the same folder; each makes this call with
             the same arguments. By default this process alone.
+        overwrite: Whether to start anew where the folder holds a run, and to remove its files.
 
     Returns:
         The run, the same on all ranks.
 
     Raises:
-        ValueError: If the data or settings do not fit, or the folder holds another run or
-            something else.
+        ValueError: If the data or settings do not fit, the folder holds another run or something
+            else, or training diverges.
         ImportError: If TensorBoard is asked for and not installed.
         RankError: If another rank has ended.
     """
     settings = settings or RunSettings()
     folder = Path(out)
+    sources = {"train": train.source, "heldout": None if heldout is None else heldout.source}
+    require_apart(
+        [folder, *(folder / name for name in FILES)],
+        sources,
+        folders=[folder / name for name in FOLDERS],
+    )
     seed = settings.training.seed
     split = heldout is None and settings.heldout_share > 0.0
     if split:
@@ -146,6 +158,7 @@ def train_in_folder(
     keeper = _Keeper(
         folder, config, settings, train, heldout, split, torch.device(device), ranks or Ranks()
     )
+    keeper.overwrite = overwrite
     return keeper.run(progress or (lambda stage, done, total: None))
 
 
@@ -184,6 +197,7 @@ class _Keeper:
         self.seconds = 0.0
         self.ending: Ending | None = None
         self.start = -1  # the last step that the folder holds
+        self.overwrite = False
         self.events: Events | None = None
 
     def run(self, progress: Progress) -> TrainingRun:
@@ -323,10 +337,9 @@ class _Keeper:
 
     def _read(self) -> None:
         """Go on from the state in the folder, or start anew."""
-        files = (CONFIG, STATE, JOURNAL, WEIGHTS, BEST, SAMPLES, CANDIDATES, EVENTS, *_ASSESSMENT)
-        require_free(self.folder, CONFIG, files)
+        require_free(self.folder, CONFIG, STATE, (*FILES, *FOLDERS))
         path = self.folder / STATE
-        if path.is_file():
+        if path.is_file() and not self.overwrite:
             require_same(self.folder, self._key(), read_header(path)["facts"].get("key", {}))
             facts = load_state(path, self.state)
             self.window, self.seconds = list(facts["window"]), facts["seconds"]
@@ -337,6 +350,8 @@ class _Keeper:
 
     def _begin(self) -> None:
         """Make the folder that of this run; the first file says whose it is."""
+        if self.overwrite:
+            remove_run(self.folder, FILES, FOLDERS)
         write_json(
             self.folder / CONFIG,
             {
