@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +20,7 @@ from memdiff.cli.data_options import (
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.terminal import shown
 from memdiff.ranks import joined
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def _audit(options: Namespace) -> int:
         sources["heldout"] = options.heldout
     with ranks.one_fate():
         sets = load_sets(options, sources)
-    with bar(options.quiet) as progress, _warnings_as_lines():
+    with bar(options.quiet) as progress:
         result = audit(
             generated=sets["generated"],
             train=sets["train"],
@@ -237,10 +236,10 @@ def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:
         files = {"html": str(out / "report.html"), "json": str(out / "report.json")}
         print(json.dumps({**summary, "report": files}))
         return
-    print(f"{result.verdict}: {result.decision.sentence}")
+    print(shown(f"{result.verdict}: {result.decision.sentence}"))
     for one in result.advice:
-        print(f"- {one.finding} {one.action}")
-    print(f"report: {out / 'report.html'}")
+        print(shown(f"- {one.finding} {one.action}"))
+    print(shown(f"report: {out / 'report.html'}"))
 
 
 def _read_settings(path: str | None) -> dict[str, Any] | None:
@@ -256,16 +255,6 @@ def _read_settings(path: str | None) -> dict[str, Any] | None:
             f"{type(settings).__name__}."
         )
     return settings
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print what the library warns of as one line each, and once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        yield
-    for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
-        print(f"memdiff audit: warning: {text}", file=sys.stderr)
 
 
 def _stages(show: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -22,12 +22,14 @@ class Parser(ArgumentParser):
         needed: Destinations of options that the help shows as required, although the command has
             a use without them.
         commands: Parsers of the commands by name.
+        given: The arguments, for messages that do not say which of them is wrong.
     """
 
     def __init__(self, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(**{"allow_abbrev": False, **settings})
         self.needed: set[str] = set()
         self.commands: dict[str, Parser] = {}
+        self.given: Sequence[str] = ()
 
     def required_group(self, title: str = "required") -> Any:  # noqa: ANN401
         """A group of options that the help shows before all others."""
@@ -61,9 +63,19 @@ class Parser(ArgumentParser):
         command = re.search(r"(?:required: |key \")(\w+)\.", " ".join(message.split()))
         whose = self.commands.get(command[1], self) if command else self
         program = whose.prog
+        message = self._with_file(message)
         sentence = f"{_usage_sentence(message)}{self._suggestion(message)}"
         print(shown(f"{program}: {sentence} (see {program} --help)"), file=sys.stderr)
         raise SystemExit(2)
+
+    def _with_file(self, message: str) -> str:
+        """Name the file of options that cannot be read."""
+        given = list(self.given)
+        if "Problems parsing config" not in message or "--config" not in given[:-1]:
+            return message
+        file = given[given.index("--config") + 1]
+        detail = " ".join(message.partition(":")[2].split()).replace('in "<unicode string>", ', "")
+        return f"option file {file!r} is no YAML: {detail}"
 
     def _suggestion(self, message: str) -> str:
         """The options that an unknown one abbreviates."""

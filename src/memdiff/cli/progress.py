@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from memdiff.experiments import Progress
 
-__all__ = ["bar", "experiment_progress"]
+__all__ = ["bar", "experiment_progress", "paused"]
+
+_shown: list[Any] = []  # the display that is on the screen
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[state]}", markup=False),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, _on_screen(progress):
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
@@ -49,6 +51,27 @@ def bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
         for task in progress.tasks:
             if not task.finished:
                 progress.update(task.id, state=f"stopped after {_clock(task.elapsed)}")
+
+
+@contextmanager
+def _on_screen(progress: Any) -> Iterator[None]:  # noqa: ANN401
+    _shown.append(progress)
+    try:
+        yield
+    finally:
+        _shown.remove(progress)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Take the display off the screen for the length of the block, for a question."""
+    for progress in _shown:
+        progress.stop()
+    try:
+        yield
+    finally:
+        for progress in _shown:
+            progress.start()
 
 
 def _state(task: Task) -> str:

@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import experiment_progress
+from memdiff.cli.terminal import shown
 from memdiff.ranks import joined
 
 __all__ = ["add_arguments", "run"]
@@ -121,7 +122,7 @@ def _run(options: Namespace) -> int:
                 ranks=joined(),
             )
         except ReproductionError as error:
-            print(f"memdiff reproduce: {' '.join(str(error).split())}", file=sys.stderr)
+            print(shown(f"memdiff reproduce: {' '.join(str(error).split())}"), file=sys.stderr)
             return 2
     if options.json:
         print(json.dumps(results, indent=1))
@@ -129,5 +130,5 @@ def _run(options: Namespace) -> int:
     for name, entry in results["experiments"].items():
         agreement = {True: "agrees", False: "DIFFERS", None: "-"}[entry["within"]]
         print(f"{name:24} {agreement:8} {entry['seconds']:6.1f} s  {entry['finding']}")
-    print(f"report: {options.out}/report.html")
+    print(shown(f"report: {options.out}/report.html"))
     return code

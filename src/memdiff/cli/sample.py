@@ -10,10 +10,12 @@ from typing import Literal
 from jsonargparse import Namespace
 
 from memdiff.cli.choices import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
+from memdiff.cli.consent import add_consent_option, expectation, require_room
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.terminal import shown
 from memdiff.ranks import joined
 
 __all__ = ["add_arguments", "run"]
@@ -67,6 +69,7 @@ def add_arguments(parser: Parser) -> None:
     add_data_options(parser)
     add_stream_option(parser)
     add_output_options(parser)
+    add_consent_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -113,13 +116,21 @@ def _run(options: Namespace) -> int:
             stream_above=options.stream_above,
         )
         device = resolve_device(options.device)
+        size = settings.num * train.x[0].numel() * train.x.dtype.itemsize
+        require_room(options, size, f"{settings.num:,} samples")
     with bar(options.quiet) as progress:
         result = generate_to_file(
-            train, settings, options.out, device=device, progress=progress, ranks=ranks
+            train,
+            settings,
+            options.out,
+            device=device,
+            progress=progress,
+            ranks=ranks,
+            forecast=expectation(options, "sample"),
         )
-    for warning in result.warnings:
+    for warning in result.warnings if not options.quiet else ():
         print(f"memdiff sample: warning: {warning}", file=sys.stderr)
-    if settings.regularizer == "none":
+    if settings.regularizer == "none" and not options.quiet:
         print(
             "memdiff sample: note: the unregularised empirical score returns training data; "
             "choose a --regularizer for samples that do not.",
@@ -132,5 +143,5 @@ def _run(options: Namespace) -> int:
     how = settings.regularizer
     if result.resolved["strength"] is not None:
         how += f", strength {result.resolved['strength']:.4g} ({result.resolved['parameter']})"
-    print(f"{settings.num} samples of shape {tuple(train.shape)} in {options.out} ({how})")
+    print(f"{settings.num} samples of shape {tuple(train.shape)} in {shown(options.out)} ({how})")
     return 0

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.consent import add_consent_option, expectation
 from memdiff.cli.data_options import DATA, add_data_options, load_sets
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.cli.sweep import add_sweep_options, run_seeds
+from memdiff.cli.terminal import shown
 
 if TYPE_CHECKING:
     from memdiff.training import Assessment, RunSettings, TrainingRun
@@ -51,6 +53,7 @@ def add_arguments(parser: Parser) -> None:
     _add_monitor_options(parser)
     add_data_options(parser)
     add_output_options(parser)
+    add_consent_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_sweep_options(parser)
@@ -173,7 +176,7 @@ def run(options: Namespace) -> int:
         with writing(options, inputs=_inputs(options)):
             return run_seeds(options, _report)
     done, assessment = _train(options)
-    _print(done, assessment, as_json=options.json)
+    _print(done, assessment, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -243,6 +246,7 @@ def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
             progress=progress,
             ranks=ranks,
             overwrite=options.overwrite,
+            forecast=expectation(options, "train", runs=options.get("runs", 1)),
         )
         if not ranks.is_first:
             return done, None
@@ -301,8 +305,11 @@ def _settings(options: Namespace) -> RunSettings:
     )
 
 
-def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -> None:
-    if done.split and done.heldout is not None:
+def _print(
+    done: TrainingRun, assessment: Assessment | None, *, as_json: bool, quiet: bool
+) -> None:
+    folder = shown(str(done.folder))
+    if done.split and done.heldout is not None and not quiet:
         print(
             f"memdiff train: note: {len(done.heldout)} of the training points were held out for "
             "the monitor; give --heldout, or --heldout-share 0 to train on everything.",
@@ -322,7 +329,7 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
         print(f"stopped at step {done.step}: memorisation confirmed")
     else:
         print(f"done: {done.step} steps")
-    print(f"kept: the model of step {done.kept_step}, {done.folder / 'model.safetensors'}")
+    print(f"kept: the model of step {done.kept_step}, {folder}/model.safetensors")
     if done.choice.confirmed is False and done.settings.stop_on_memorization:
         print("no model is confirmed by fresh samples: look more often (--monitor-every)")
     if done.monitor is not None:
@@ -330,4 +337,4 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
         print(f"onset of memorisation: {'none seen' if onset is None else f'step {onset}'}")
     if assessment is not None:
         print(f"audit: {assessment.audit.verdict}: {assessment.audit.decision.sentence}")
-    print(f"report: {done.folder / 'report.html'}")
+    print(f"report: {folder}/report.html")

@@ -14,6 +14,7 @@ import numpy as np
 from memdiff.data.arrays import from_array
 from memdiff.data.dataset import Dataset
 from memdiff.data.reading import reading
+from memdiff.memory import require_memory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +55,7 @@ def load_table(
     title = f"{name} ({path})"
     pandas = _import_pandas(title, parquet=path.suffix.lower() == ".parquet")
     with reading(title):
+        require_memory(_size_in_memory(path), title, "give a part of it")
         if path.suffix.lower() == ".parquet":
             if not header:
                 raise ValueError(f"header=False applies to .csv files, not to {title}.")
@@ -89,6 +91,16 @@ def _import_pandas(title: str, *, parquet: bool) -> Any:  # noqa: ANN401
             f"{title} needs pandas and pyarrow to be read; run: pip install 'memdiff[tables]'"
         ) from error
     return pandas
+
+
+def _size_in_memory(path: Path) -> int:
+    """Bytes that a table takes at least: a few in a compressed file may be many rows."""
+    if path.suffix.lower() == ".csv":
+        return path.stat().st_size
+    from pyarrow import parquet
+
+    found = parquet.ParquetFile(path).metadata
+    return 8 * found.num_rows * found.num_columns
 
 
 def _exact_floats(version: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.memory import require_memory
 from memdiff.posterior import Work, WorkLedger
 from memdiff.processes import ForwardProcess
 from memdiff.samplers.base import Path, Sampler
@@ -153,6 +154,11 @@ def sample(
     device = score.device if latents is None else latents.device
     dtype = score.dtype if latents is None else latents.dtype
 
+    require_memory(
+        math.prod(shape) * (num * dtype.itemsize + 4 * 8 * min(num, batch_size or num)),
+        f"num={num} samples of shape {tuple(shape)}",
+        "draw fewer, or in parts (start=, batch_size=)",
+    )
     started = time.perf_counter()
     flows: list[ReverseFlow] = []
     paths: list[Path] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def remove_run(folder: Path, files: Sequence[str], folders: Sequence[str]) -> No
         for pattern in ("step-*", "events.out.tfevents.*"):
             for path in (folder / name).glob(pattern):
                 path.unlink()
+        with suppress(OSError):  # it holds something else, or is not there
+            (folder / name).rmdir()
 
 
 def _called(name: str) -> str:
