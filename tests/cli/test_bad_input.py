@@ -122,7 +122,10 @@ BAD = [
     (f"{SAMPLE} --train text.safetensors", "text.safetensors"),
     (f"{SAMPLE} --train half.npz", "half.npz"),
     (f"{SAMPLE} --train half.npy", "half.npy"),
-    (f"{SAMPLE} --train latin.csv", r"latin.csv\) is no UTF-8: byte 0xe9 at .* iconv"),
+    (
+        f"{SAMPLE} --train latin.csv",
+        r"latin.csv\) is no UTF-8, or is damaged: byte 0xe9 at .* iconv",
+    ),
     (f"{SAMPLE} --train text.parquet", "text.parquet"),
     (f"{SAMPLE} --train objects.npy", "never loaded"),
     (f"{SAMPLE} --train words.npy", "expected numbers"),
@@ -328,7 +331,7 @@ def cut(path, end=""):
         (lambda folder: cut(folder / "config.json"), None, None),
         (
             lambda folder: [cut(folder / "config.json"), (folder / "state.safetensors").unlink()],
-            r"config.json' is damaged: it is no whole JSON",
+            r"config.json' is damaged, it is no whole JSON",
             lambda folder: shutil.rmtree(folder),
         ),
     ],

@@ -44,8 +44,8 @@ def require_free(folder: Path, config: str, state: str, names: Sequence[str]) ->
         return
     if _is_damaged(folder / config):
         raise ValueError(
-            f"{str(folder / config)!r} is damaged: it is no whole JSON, so that nothing tells "
-            "whether the folder is that of a run; choose another folder, or remove this one."
+            f"{str(folder / config)!r} is damaged, it is no whole JSON, or it is of something "
+            "else: choose another folder, or remove this one if it is that of a run."
         )
     raise ValueError(
         f"out {str(folder)!r} holds a {found[0]} of something else: choose another folder."

@@ -248,7 +248,7 @@ def train(
         denoising, penalty = ranks.sum(means).tolist()
         if not math.isfinite(denoising + penalty):
             raise ValueError(
-                f"training has diverged: the loss is {denoising + penalty} at step {step + 1}; "
+                f"training has diverged: the loss is {denoising + penalty} at step {step + 1}: "
                 f"lower the learning rate (--lr, now {rate:g}), clip the gradient (--clip), or "
                 "raise the smallest time, and start anew in another folder or with --overwrite."
             )
