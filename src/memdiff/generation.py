@@ -148,6 +148,14 @@ class Generated:
     selection: Selection | None = None
     warnings: tuple[str, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        """One line: how many, of what shape, and how they are kept from memorising."""
+        strength = self.resolved.get("strength")
+        how = self.settings.regularizer + (
+            "" if strength is None else f", strength {strength:.4g}"
+        )
+        return f"Generated({len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {how})"
+
 
 @dataclass(frozen=True)
 class _Model:

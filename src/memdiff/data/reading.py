@@ -40,7 +40,8 @@ def reading(title: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{title} is no UTF-8, or is damaged: byte {error.object[error.start]:#04x} at "
-            f"{error.start:,}; save it as UTF-8, as iconv -f latin1 -t utf-8 does for text of Western Europe."
+            f"{error.start:,}; save it as UTF-8, as iconv -f latin1 -t utf-8 does for text of "
+            f"Western Europe."
         ) from error
     except Exception as error:
         if isinstance(error, ValueError) and title in str(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -70,6 +71,19 @@ class Samples:
     times: Tensor
     trajectory: Tensor | None
     stats: SamplerStats
+
+    def __repr__(self) -> str:
+        """One line: how many, of what shape, and what they cost."""
+        kind = str(self.x.dtype).removeprefix("torch.")
+        path = "" if self.trajectory is None else f", with paths at {len(self.times)} times"
+        return (
+            f"Samples({len(self.x):,} of shape {tuple(self.x.shape[1:])}, {kind}{path}, "
+            f"{self.stats.evaluations_per_sample:.4g} evaluations a sample, "
+            f"{self.stats.seconds:.2g} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def sample(
