@@ -68,6 +68,10 @@ TABLES: dict[str, Table] = {
         "Many small networks trained in one batched pass, against one after another: "
         "milliseconds a step and network. `loop / ensemble` above 1 is in favour of the ensemble.",
     ),
+    "startup": Table(
+        "benchmarks.startup",
+        "Time of a process that computes nothing. `of python`: over that of `python -c pass`.",
+    ),
 }
 """Every table, in the order of the page. To add one, write its module and its line here."""
 

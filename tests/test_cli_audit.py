@@ -97,7 +97,7 @@ def test_invariance_cache_and_sampler_settings(tmp_path, capsys):
 
 
 def test_gate_is_the_only_way_to_exit_code_1(sets, tmp_path, capsys):
-    out = ("--out", tmp_path)
+    out = ("--out", tmp_path, "--overwrite")
     code, text, err = run(capsys, *asked(sets), *out)
     assert (code, err) == (0, "") and text.startswith("memorizing")
     code, text, err = run(capsys, *asked(sets), *out, "--fail-above", 0.05)
@@ -147,7 +147,7 @@ def test_size_applies_to_the_folder_and_not_to_the_array_of_samples(tmp_path, ca
     arguments = ("--generated", tmp_path / "samples.npy", "--train", folder, "--out", tmp_path)
     code, _, err = run(capsys, *arguments, "--size", 6)
     assert code == 0, err
-    code, _, err = run(capsys, *arguments)
+    code, _, err = run(capsys, *arguments, "--overwrite")
     assert code == 2 and "(1, 6, 6)" in err and "(1, 12, 12)" in err
 
 
@@ -207,7 +207,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_the_old_report(sets, t
     out.mkdir()
     (out / "report.json").write_text("earlier result")
     for arguments, words in bad_inputs(tmp_path, sets):
-        code, text, err = run(capsys, *arguments, "--out", out)
+        code, text, err = run(capsys, *arguments, "--out", out, "--overwrite")
         assert code == 2, (arguments, err)
         assert text == "" and err.count("\n") == 1 and err.startswith("memdiff"), err
         assert words in err, (words, err)

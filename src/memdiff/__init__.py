@@ -8,49 +8,56 @@ The public names; each module's docstring says what it is about.
 >>> x = sample(EmpiricalScore(train, VE()), num=5, sampler=LogTime()).x
 >>> bool(torch.cdist(x, train).min(1).values.max() < 1e-6)  # it returns its training data
 True
+
+Names are imported when they are first used.
 """
 
-from memdiff.data import Dataset, load
-from memdiff.generation import Generated, GenerationSettings, generate
-from memdiff.objectives import (
-    denoising_score_matching,
-    draw,
-    excess_empirical_risk,
-    explicit_score_matching,
-    implicit_score_matching,
-    leave_one_out_denoising,
-)
-from memdiff.posterior import Posterior
-from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
-from memdiff.samplers import (
-    DDIM,
-    RK45,
-    Euler,
-    EulerMaruyama,
-    Heun,
-    LogTime,
-    Sampler,
-    Samples,
-    sample,
-)
-from memdiff.scores import (
-    CollapseTemperature,
-    Covariance,
-    DiagonalCovariance,
-    EmpiricalBayes,
-    EmpiricalScore,
-    FourierCovariance,
-    GaussianMixtureScore,
-    GaussianScore,
-    InverseTemperature,
-    LowRankCovariance,
-    Score,
-    Smoothed,
-    Stopped,
-    Tempered,
-    Tikhonov,
-)
-from memdiff.selection import Selection, regularised, select
+from typing import TYPE_CHECKING
+
+from memdiff.lazy import lazily
+
+if TYPE_CHECKING:
+    from memdiff.data import Dataset, load
+    from memdiff.generation import Generated, GenerationSettings, generate
+    from memdiff.objectives import (
+        denoising_score_matching,
+        draw,
+        excess_empirical_risk,
+        explicit_score_matching,
+        implicit_score_matching,
+        leave_one_out_denoising,
+    )
+    from memdiff.posterior import Posterior
+    from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+    from memdiff.samplers import (
+        DDIM,
+        RK45,
+        Euler,
+        EulerMaruyama,
+        Heun,
+        LogTime,
+        Sampler,
+        Samples,
+        sample,
+    )
+    from memdiff.scores import (
+        CollapseTemperature,
+        Covariance,
+        DiagonalCovariance,
+        EmpiricalBayes,
+        EmpiricalScore,
+        FourierCovariance,
+        GaussianMixtureScore,
+        GaussianScore,
+        InverseTemperature,
+        LowRankCovariance,
+        Score,
+        Smoothed,
+        Stopped,
+        Tempered,
+        Tikhonov,
+    )
+    from memdiff.selection import Selection, regularised, select
 
 __all__ = [
     "DDIM",
@@ -98,3 +105,89 @@ __all__ = [
     "sample",
     "select",
 ]
+
+_NAMES = {
+    "memdiff.data": (
+        "Dataset",
+        "load",
+    ),
+    "memdiff.generation": (
+        "Generated",
+        "GenerationSettings",
+        "generate",
+    ),
+    "memdiff.objectives": (
+        "denoising_score_matching",
+        "draw",
+        "excess_empirical_risk",
+        "explicit_score_matching",
+        "implicit_score_matching",
+        "leave_one_out_denoising",
+    ),
+    "memdiff.posterior": ("Posterior",),
+    "memdiff.processes": (
+        "EDM",
+        "VE",
+        "VP",
+        "ForwardProcess",
+        "LinearInterpolant",
+    ),
+    "memdiff.samplers": (
+        "DDIM",
+        "RK45",
+        "Euler",
+        "EulerMaruyama",
+        "Heun",
+        "LogTime",
+        "Sampler",
+        "Samples",
+        "sample",
+    ),
+    "memdiff.scores": (
+        "CollapseTemperature",
+        "Covariance",
+        "DiagonalCovariance",
+        "EmpiricalBayes",
+        "EmpiricalScore",
+        "FourierCovariance",
+        "GaussianMixtureScore",
+        "GaussianScore",
+        "InverseTemperature",
+        "LowRankCovariance",
+        "Score",
+        "Smoothed",
+        "Stopped",
+        "Tempered",
+        "Tikhonov",
+    ),
+    "memdiff.selection": (
+        "Selection",
+        "regularised",
+        "select",
+    ),
+}
+_MODULES = (
+    "audit",
+    "data",
+    "dynamics",
+    "experiments",
+    "features",
+    "generation",
+    "metrics",
+    "neighbors",
+    "objectives",
+    "posterior",
+    "processes",
+    "products",
+    "provenance",
+    "ranks",
+    "report",
+    "samplers",
+    "scores",
+    "selection",
+    "sources",
+    "testing",
+    "training",
+)
+
+__getattr__, __dir__ = lazily(__name__, _NAMES, _MODULES)

@@ -31,6 +31,9 @@ from memdiff.data import (
     save_table,
     write_json,
 )
+from memdiff.data.outputs import require_apart
+from memdiff.memory import require_memory
+from memdiff.pace import Forecast, Pace
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
@@ -164,6 +167,14 @@ class Generated:
         """The samples with shape ``(num, *S)``, in the units and dtype of the training data."""
         return self.samples.x
 
+    def __repr__(self) -> str:
+        """One line: how many, of what shape, and how they are kept from memorising."""
+        strength = self.resolved.get("strength")
+        how = self.settings.regularizer + (
+            "" if strength is None else f", strength {strength:.4g}"
+        )
+        return f"Generated({len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {how})"
+
 
 @dataclass(frozen=True)
 class _Model:
@@ -206,8 +217,9 @@ def generate(
     """
     points, encoding = _points(train)
     model = _prepare(points, settings, device, progress, ranks)
+    pace = Pace(None)
     parts = [
-        _sample_batch(model, settings, start, device, progress)
+        _sample_batch(model, settings, start, device, progress, pace)
         for start in range(0, settings.num, settings.batch_size)
     ]
     return _collect(train, encoding, settings, model, parts)
@@ -229,6 +241,7 @@ def generate_to_file(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     ranks: Ranks | None = None,
+    forecast: Forecast | None = None,
 ) -> Generated:
     """As :func:`generate`, into ``out`` with the settings beside it.
 
@@ -238,27 +251,38 @@ def generate_to_file(
     the end: the same call after an interruption goes on where it stopped. Of several processes
     the first one reads and writes.
 
+    Where a single process samples for more than two seconds, ``forecast`` receives the seconds
+    that it will take, once; what it raises ends the call.
+
     Raises:
-        ValueError: If ``out`` has a suffix that does not fit the data, or as :func:`generate`.
+        ValueError: If ``out`` has a suffix that does not fit the data or is an input, or as
+            :func:`generate`.
         ImportError: If a table is to be written and pandas or pyarrow is not installed.
     """
     out = Path(out)
     _check_suffix(out, train)
     points, encoding = _points(train)
     partial = out.with_suffix(".partial")
+    require_apart([out, out.with_suffix(".json")], {"train": train.source}, folders=[partial])
     key = _key(train, encoding, settings)
     ranks = Ranks() if ranks is None else ranks
     model = _prepare(points, settings, device, progress, ranks)
-    parts = []
+    parts: list[Tensor] = []
+    unsaved: dict[Path, int] = {}
+    pace = Pace(forecast if ranks.count == 1 else None)
     for start in range(0, settings.num, settings.batch_size):
         path = partial / f"{key}-{start}.npz"
         kept = _kept_batch(path, settings, start, points, model.score.dtype, ranks)
         if kept is not None:
             parts.append(kept)
             continue
-        parts.append(_sample_batch(model, settings, start, device, progress))
+        parts.append(_sample_batch(model, settings, start, device, progress, pace))
         if settings.num > settings.batch_size and ranks.is_first:
-            save_arrays(path, x=parts[-1], encoding="free")
+            unsaved[path] = len(parts) - 1
+            if pace.is_told:  # before, the run may yet be given up, and leaves nothing
+                for file, index in unsaved.items():
+                    save_arrays(file, x=parts[index], encoding="free")
+                unsaved.clear()
     result = _collect(train, encoding, settings, model, parts)
     if not ranks.is_first:
         return result
@@ -336,6 +360,7 @@ def _prepare(
     progress: Progress | None,
     ranks: Ranks | None,
 ) -> _Model:
+    _require_memory(train, settings)
     centred, centre, scale = _centred(train, device)
     process = _process(settings.process, scale)
     empirical = EmpiricalScore(centred, process, ranks=ranks)
@@ -394,6 +419,21 @@ def _prepare(
     )
 
 
+def _require_memory(train: Dataset, settings: GenerationSettings) -> None:
+    """Refuse samples, a batch or a grid of times that do not fit."""
+    values, itemsize = train.x[0].numel(), train.x.dtype.itemsize
+    require_memory(
+        2 * settings.num * values * itemsize,  # the batches, and all of them together
+        f"num={settings.num} samples of shape {tuple(train.shape)}",
+        "draw fewer, or several times with other seeds",
+    )
+    batch = min(settings.batch_size, settings.num)
+    require_memory(
+        4 * 8 * batch * values, f"batch_size={batch}", "give a smaller one: samples are the same"
+    )
+    require_memory(4 * 8 * settings.steps, f"steps={settings.steps}", "take fewer steps")
+
+
 def _centred(train: Dataset, device: torch.device | str) -> tuple[Tensor | Rows, Tensor, float]:
     """Data minus their mean, the mean, and the root mean square of what is left."""
     if isinstance(train, StreamedDataset):
@@ -424,9 +464,16 @@ def _sample_batch(
     start: int,
     device: torch.device | str,
     progress: Progress | None,
+    pace: Pace,
 ) -> Tensor:
     """Samples ``start, start + 1, ...`` of the run, in the units of the data, on the CPU."""
     num = min(settings.batch_size, settings.num - start)
+
+    def report(done: int, _: int) -> None:
+        pace.at((start + done) / settings.num)
+        if progress is not None:
+            progress("sampling", start + done, settings.num)
+
     result = sample(
         model.score,
         num=num,
@@ -434,9 +481,7 @@ def _sample_batch(
         t_end=model.t_end,
         seed=settings.seed,
         start=start,
-        progress=None
-        if progress is None
-        else lambda done, _: progress("sampling", start + done, settings.num),
+        progress=report,
     )
     process = model.score.process
     m = float(process.scale(result.times[-1]))

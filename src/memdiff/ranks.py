@@ -25,11 +25,9 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     import torch.distributed as dist
+    from torch import Tensor
 
 __all__ = ["DEAD_RANK_EXIT", "RankError", "Ranks", "join", "joined", "launched"]
 
@@ -83,12 +81,15 @@ class Ranks:
 
     def barrier(self) -> None:
         """Wait for all ranks."""
+        import torch
+
         self.gather(torch.zeros(1, dtype=torch.uint8))
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of all ranks, of the same shape and dtype, in the order of the ranks."""
         if self.count == 1:
             return [tensor]
+        import torch
         import torch.distributed as dist
 
         parts = [torch.empty_like(tensor).contiguous() for _ in range(self.count)]
@@ -100,6 +101,8 @@ class Ranks:
         """The rows of all ranks in the order of the ranks; each may bring another number."""
         if self.count == 1:
             return tensor
+        import torch
+
         sizes = [int(n) for n in self.gather(torch.tensor([len(tensor)], device=tensor.device))]
         padded = tensor.new_zeros((max(sizes), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
@@ -110,6 +113,7 @@ class Ranks:
         """The sum over all ranks, the same to the last bit on each."""
         if self.count == 1:
             return tensor
+        import torch
         import torch.distributed as dist
 
         total = tensor.clone(memory_format=torch.contiguous_format)
@@ -121,6 +125,7 @@ class Ranks:
         """The tensor of the first rank; the others give one of the same shape and dtype."""
         if self.count == 1:
             return tensor
+        import torch
         import torch.distributed as dist
 
         copy = tensor.clone(memory_format=torch.contiguous_format)
@@ -132,6 +137,8 @@ class Ranks:
         """The texts of all ranks."""
         if self.count == 1:
             return [text]
+        import torch
+
         code = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8)
         code = code[: len(text.encode())]
         sizes = [int(n) for n in self.gather(torch.tensor([len(code)]))]
@@ -276,6 +283,8 @@ def joined() -> Ranks:
     """
     if _joined is not None:
         return _joined
+    if "torch.distributed" not in sys.modules:  # who has initialised a group has imported it
+        return Ranks()
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
@@ -305,6 +314,7 @@ def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None
     global _joined
     if _joined is not None or not launched():
         return joined()
+    import torch
     import torch.distributed as dist
 
     if not dist.is_available() or dist.is_initialized():

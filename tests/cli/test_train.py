@@ -173,7 +173,7 @@ def test_options_of_another_run_are_refused(tmp_path, capsys):
     before = (out / "model.safetensors").read_bytes()
     code, text, error = run(capsys, "--train", data, "--out", out, *SMALL, "--seed", 1)
     assert (code, text, error.count("\n")) == (2, "", 1)
-    assert "another model.seed (0, now 1): choose another folder" in error
+    assert "another seed (0, now 1): choose another folder" in error
     assert (out / "model.safetensors").read_bytes() == before
 
 

@@ -12,10 +12,10 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from memdiff.metrics.closeness import Reference, Statistic
 
 import memdiff.metrics
 from memdiff.metrics import Distances, closeness, fidelity, ratio
-from memdiff.metrics.closeness import Reference, Statistic
 
 METRICS = ("euclidean", "cosine")
 COPIES = 12

@@ -101,15 +101,15 @@ def test_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path):
 @pytest.mark.parametrize(
     ("data", "model", "settings", "said"),
     [
-        (points(), {"width": 9}, SETTINGS, r"another model.width \(8, now 9\)"),
-        (points(40), {}, SETTINGS, "another data.heldout"),
-        (reordered(), {}, SETTINGS, "another data.heldout"),
-        (points(), {}, replace(SETTINGS, tikhonov=0.1), r"settings.tikhonov \(0.0, now 0.1\)"),
+        (points(), {"width": 9}, SETTINGS, r"another width \(8, now 9\)"),
+        (points(40), {}, SETTINGS, "another set of held-out data"),
+        (reordered(), {}, SETTINGS, "another set of held-out data"),
+        (points(), {}, replace(SETTINGS, tikhonov=0.1), r"another tikhonov \(0.0, now 0.1\)"),
         (
             points(),
             {},
             replace(SETTINGS, training=replace(SETTINGS.training, seed=1)),
-            r"another model.seed \(0, now 1\)",  # not the split, which follows from it
+            r"another seed \(0, now 1\)",  # not the split, which follows from it
         ),
     ],
 )

@@ -1,4 +1,8 @@
-"""Audit: samples and training data in, a calibrated verdict out."""
+"""Audit: samples and training data in, a calibrated verdict out.
+
+The package is its function as well: ``memdiff.audit(generated=..., train=..., heldout=...)`` is
+:func:`memdiff.audit.audit`.
+"""
 
 from memdiff.audit.advice import Advice
 from memdiff.audit.auditing import Examination, audit, examine, judge
@@ -9,6 +13,7 @@ from memdiff.audit.result import AuditResult
 from memdiff.audit.self_check import Rate, SelfCheck, SelfCheckRow, self_check
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
+from memdiff.callable_package import call_by
 
 __all__ = [
     "Advice",
@@ -31,3 +36,5 @@ __all__ = [
     "judge",
     "self_check",
 ]
+
+call_by(__name__, audit)

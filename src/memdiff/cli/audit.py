@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import DESCRIPTOR_FORMS
 from memdiff.cli.data_options import (
     DATA,
     add_data_options,
     add_stream_option,
     load_sets,
 )
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.terminal import shown
 from memdiff.ranks import joined
 
 if TYPE_CHECKING:
@@ -30,17 +31,24 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    from memdiff.features import DESCRIPTOR_FORMS
-
-    parser.add_argument(
+    required = parser.required_group("required, but with --self-check")
+    parser.needed = {"generated", "train", "out"}
+    required.add_argument(
         "--generated", type=str | None, default=None, metavar="P", help=f"Samples: {DATA}."
     )
-    parser.add_argument(
+    required.add_argument(
         "--train",
         type=str | None,
         default=None,
         metavar="P",
         help="What the model was trained on.",
+    )
+    required.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="Folder for report.html and report.json.",
     )
     parser.add_argument(
         "--heldout",
@@ -48,9 +56,6 @@ def add_arguments(parser: Parser) -> None:
         default=None,
         metavar="P",
         help="Data of the same source that the model has not seen: strongly recommended.",
-    )
-    parser.add_argument(
-        "--out", type=str | None, default=None, help="Folder for report.html and report.json."
     )
     parser.add_argument(
         "--features",
@@ -137,6 +142,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_data_options(parser)
     add_stream_option(parser)
+    add_output_options(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -148,6 +154,22 @@ def run(options: Namespace) -> int:
     needed = ("generated", "train", "out")
     if missing := [f"--{name}" for name in needed if options[name] is None]:
         raise ValueError(f"missing {' and '.join(missing)} (see memdiff audit --help)")
+    out = Path(options.out)
+    cache = [] if options.cache is None else [Path(options.cache)]
+    inputs = {name: options[name] for name in ("generated", "train", "heldout")}
+    inputs["sampler settings"] = options.sampler_settings
+    weights = [part for name in options.features for part in name.split(":")[1:2]]
+    inputs |= {f"weights {part}": part for part in weights}
+    with writing(
+        options,
+        inputs=inputs,
+        files=[out / "report.html", out / "report.json"],
+        apart=cache,
+    ):
+        return _audit(options)
+
+
+def _audit(options: Namespace) -> int:
     from memdiff.audit import AuditSettings, audit
     from memdiff.doctor import resolve_device
     from memdiff.features import parse_descriptor, parse_invariance
@@ -179,10 +201,8 @@ def run(options: Namespace) -> int:
     if options.heldout is not None:
         sources["heldout"] = options.heldout
     with ranks.one_fate():
-        if ranks.is_first:
-            out.mkdir(parents=True, exist_ok=True)
         sets = load_sets(options, sources)
-    with bar(options.quiet) as progress, _warnings_as_lines():
+    with bar(options.quiet) as progress:
         result = audit(
             generated=sets["generated"],
             train=sets["train"],
@@ -196,6 +216,7 @@ def run(options: Namespace) -> int:
             **choices,
         )
         if ranks.is_first:
+            out.mkdir(parents=True, exist_ok=True)
             result.to_json(out / "report.json")
             result.to_html(out / "report.html")
     _print(result, out, as_json=options.json)
@@ -246,10 +267,10 @@ def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:
         files = {"html": str(out / "report.html"), "json": str(out / "report.json")}
         print(json.dumps({**summary, "report": files}))
         return
-    print(f"{result.verdict}: {result.decision.sentence}")
+    print(shown(f"{result.verdict}: {result.decision.sentence}"))
     for one in result.advice:
-        print(f"- {one.finding} {one.action}")
-    print(f"report: {out / 'report.html'}")
+        print(shown(f"- {one.finding} {one.action}"))
+    print(shown(f"report: {out / 'report.html'}"))
 
 
 def _read_settings(path: str | None) -> dict[str, Any] | None:
@@ -265,16 +286,6 @@ def _read_settings(path: str | None) -> dict[str, Any] | None:
             f"{type(settings).__name__}."
         )
     return settings
-
-
-@contextmanager
-def _warnings_as_lines() -> Iterator[None]:
-    """Print what the library warns of as one line each, and once."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        yield
-    for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
-        print(f"memdiff audit: warning: {text}", file=sys.stderr)
 
 
 def _stages(show: Callable[[str, int, int], None]) -> Callable[[str, int, int], None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import STREAM_ABOVE
 from memdiff.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -91,8 +92,6 @@ def add_data_options(parser: Parser) -> None:
 
 def add_stream_option(parser: Parser) -> None:
     """Declare the option that says what stays on disk."""
-    from memdiff.data import STREAM_ABOVE
-
     parser.add_argument(
         "--stream-above",
         type=int,

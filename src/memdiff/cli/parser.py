@@ -4,21 +4,88 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+
+from memdiff.cli.terminal import shown
 
 __all__ = ["Parser"]
 
 
 class Parser(ArgumentParser):
-    """Bad usage is one line on standard error and exit code 2."""
+    """Bad usage is one line on standard error and exit code 2; options are written in full.
+
+    Attributes:
+        needed: Destinations of options that the help shows as required, although the command has
+            a use without them.
+        commands: Parsers of the commands by name.
+        given: The arguments, for messages that do not say which of them is wrong.
+    """
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(**{"allow_abbrev": False, **settings})
+        self.needed: set[str] = set()
+        self.commands: dict[str, Parser] = {}
+        self.given: Sequence[str] = ()
+
+    def required_group(self, title: str = "required") -> Any:  # noqa: ANN401
+        """A group of options that the help shows before all others."""
+        group = self.add_argument_group(title)
+        self._action_groups = [group, *(one for one in self._action_groups if one is not group)]
+        return group
+
+    def format_usage(self) -> str:
+        """The usage line."""
+        with self._needed_is_required():
+            return super().format_usage()
+
+    def format_help(self, *settings: Any) -> str:  # noqa: ANN401
+        """The help."""
+        with self._needed_is_required():
+            return super().format_help(*settings)
+
+    @contextmanager
+    def _needed_is_required(self) -> Iterator[None]:
+        shown = [action for action in self._actions if action.dest in self.needed]
+        for action in shown:
+            action.required = True
+        try:
+            yield
+        finally:
+            for action in shown:
+                action.required = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message in one line and exit."""
-        program = self.prog.replace(" [options]", "")
-        print(f"{program}: {_usage_sentence(message)} (see {program} --help)", file=sys.stderr)
+        command = re.search(r"(?:required: |key \")(\w+)\.", " ".join(message.split()))
+        whose = self.commands.get(command[1], self) if command else self
+        program = whose.prog
+        message = self._with_file(message)
+        sentence = f"{_usage_sentence(message)}{self._suggestion(message)}"
+        print(shown(f"{program}: {sentence} (see {program} --help)"), file=sys.stderr)
         raise SystemExit(2)
+
+    def _with_file(self, message: str) -> str:
+        """Name the file of options that cannot be read."""
+        given = list(self.given)
+        if "Problems parsing config" not in message or "--config" not in given[:-1]:
+            return message
+        file = given[given.index("--config") + 1]
+        detail = " ".join(message.partition(":")[2].split()).replace('in "<unicode string>", ', "")
+        return f"option file {file!r} is no YAML: {detail}"
+
+    def _suggestion(self, message: str) -> str:
+        """The options that an unknown one abbreviates."""
+        unknown = re.search(r"[Uu]nrecognized arguments: (--[\w-]+)", message)
+        if unknown is None:
+            return ""
+        parsers = (self, *self.commands.values())
+        offered = {name for parser in parsers for name in parser._option_string_actions}
+        meant = sorted(name for name in offered if name.startswith(unknown[1]))
+        return f": options are written in full, {' or '.join(meant[:3])}" if meant else ""
 
 
 def _usage_sentence(message: str) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.choices import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
+from memdiff.cli.consent import add_consent_option, expectation, require_room
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option, load_sets
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.terminal import shown
 from memdiff.cli.wording import as_options
 from memdiff.ranks import joined
 
@@ -22,10 +27,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    from memdiff.generation import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
-
-    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
-    parser.add_argument(
+    required = parser.required_group()
+    required.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required.add_argument(
         "--out",
         type=str,
         required=True,
@@ -70,12 +74,26 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="Samples at a time.")
     add_data_options(parser)
     add_stream_option(parser)
+    add_output_options(parser)
+    add_consent_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
+    out = Path(options.out)
+    with writing(
+        options,
+        inputs={"train": options.train},
+        files=[out, out.with_suffix(".json")] if out.name else [],
+        folders=[out.with_suffix(".partial")] if out.name else [],
+        is_folder=False,
+    ):
+        return _run(options)
+
+
+def _run(options: Namespace) -> int:
     from memdiff.doctor import resolve_device
     from memdiff.generation import GenerationSettings, generate_to_file
 
@@ -95,14 +113,22 @@ def run(options: Namespace) -> int:
     with ranks.one_fate():
         train = load_sets(options, {"train": options.train})["train"]
         device = resolve_device(options.device)
+        size = settings.num * train.x[0].numel() * train.x.dtype.itemsize
+        require_room(options, size, f"{settings.num:,} samples")
     with bar(options.quiet) as progress:
         result = generate_to_file(
-            train, settings, options.out, device=device, progress=progress, ranks=ranks
+            train,
+            settings,
+            options.out,
+            device=device,
+            progress=progress,
+            ranks=ranks,
+            forecast=expectation(options, "sample"),
         )
-    for warning in result.warnings:
+    for warning in result.warnings if not options.quiet else ():
         sentence = as_options(warning, options.keys())
         print(f"memdiff sample: warning: {sentence}", file=sys.stderr)
-    if settings.regularizer == "none":
+    if settings.regularizer == "none" and not options.quiet:
         print(
             "memdiff sample: note: the unregularised empirical score returns training data; "
             "choose a --regularizer for samples that do not.",
@@ -117,7 +143,7 @@ def run(options: Namespace) -> int:
         how += f", strength {result.resolved['strength']:.4g} ({result.resolved['parameter']})"
     if result.encoding is not None and settings.regularizer != "none":
         how += f"; the unit is {result.resolved['unit']}"
-    print(f"{settings.num} {_noun(result.samples)} in {options.out} ({how})")
+    print(f"{settings.num} {_noun(result.samples)} in {shown(options.out)} ({how})")
     return 0
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.consent import consent
 from memdiff.cli.parser import Parser
+from memdiff.cli.terminal import shown
 
 __all__ = ["add_sweep_options", "parse_seeds", "run_seeds"]
+
+MANY = 1000
+"""Runs from which on it is asked for."""
 
 _COLUMNS = ("seed", "ending", "step", "kept_step", "onset", "tau_gen", "verdict")
 
@@ -61,9 +67,13 @@ def run_seeds(options: Namespace, train: Callable[[Namespace], dict[str, Any]]) 
     """
     from memdiff.data import write_json
     from memdiff.launching import launch
+    from memdiff.memory import require_memory
     from memdiff.ranks import joined
 
     seeds = parse_seeds(options.seeds)
+    if len(seeds) > MANY:
+        consent(options, f"--seeds {options.seeds} are {len(seeds):,} runs, each in its folder")
+    require_memory(1000 * len(seeds), f"--seeds {options.seeds}", "give fewer seeds at a time")
     ranks = joined()
     if ranks.count > 1 and options.launcher != "here":
         raise ValueError(
@@ -75,6 +85,7 @@ def run_seeds(options: Namespace, train: Callable[[Namespace], dict[str, Any]]) 
     for seed in seeds:
         one = options.clone()
         one.seed, one.seeds, one.out = seed, None, str(out / f"seed-{seed}")
+        one.runs = 1 if options.yes else len(seeds)
         one.quiet = options.quiet or options.launcher != "here"
         runs.append(one)
     outcomes = launch(
@@ -104,29 +115,41 @@ def run_seeds(options: Namespace, train: Callable[[Namespace], dict[str, Any]]) 
         print(json.dumps({"schema": 1, "out": str(out), "runs": rows}))
     else:
         _print_table(rows)
-        print(f"summary: {out / 'summary.json'}")
+        print(shown(f"summary: {out / 'summary.json'}"))
     return 0
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str) -> Sequence[int]:
     """Read ``0:4`` (0, 1, 2, 3) or ``0,1,5``.
 
     Raises:
         ValueError: If it is neither, or names no seed, or one twice.
     """
-    try:
+    seeds: Sequence[int] = ()
+    with suppress(ValueError, OverflowError):
         if ":" in text:
             first, last = text.split(":")
-            seeds = list(range(int(first), int(last)))
+            found = range(_whole(first), _whole(last))  # not a list: it may be as long as it likes
+            seeds = found if len(found) and found[0] >= 0 else ()
         else:
-            seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            listed = [_whole(part) for part in text.split(",")]
+            seeds = listed if len(set(listed)) == len(listed) and min(listed) >= 0 else ()
+    if not seeds:
         raise ValueError(
             f"--seeds must be a range such as 0:4, or different seeds such as 0,1,5, got {text!r}."
         )
     return seeds
+
+
+def _whole(text: str) -> int:
+    """A whole number, also as 1e8."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
 
 
 def _parameters(given: list[str]) -> dict[str, int | str]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from memdiff.cli.consent import add_consent_option, expectation
 from memdiff.cli.data_options import DATA, add_data_options, load_sets
+from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.cli.sweep import add_sweep_options, run_seeds
+from memdiff.cli.terminal import shown
 
 if TYPE_CHECKING:
     from memdiff.training import Assessment, RunSettings, TrainingRun
@@ -21,7 +25,15 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: Parser) -> None:
     """Declare the options."""
-    parser.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required = parser.required_group()
+    required.add_argument("--train", type=str, required=True, metavar="P", help=f"Data: {DATA}.")
+    required.add_argument(
+        "--out",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="Folder of the run; the same command goes on with a run that was interrupted.",
+    )
     parser.add_argument(
         "--heldout",
         type=str | None,
@@ -36,17 +48,12 @@ def add_arguments(parser: Parser) -> None:
         default=0.2,
         help="That share; 0 trains on everything, with no monitor.",
     )
-    parser.add_argument(
-        "--out",
-        type=str,
-        required=True,
-        metavar="DIR",
-        help="Folder of the run; the same command goes on with a run that was interrupted.",
-    )
     _add_model_options(parser)
     _add_loop_options(parser)
     _add_monitor_options(parser)
     add_data_options(parser)
+    add_output_options(parser)
+    add_consent_option(parser)
     parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_sweep_options(parser)
@@ -167,9 +174,10 @@ def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
     _check(options)
     if options.seeds is not None:
-        return run_seeds(options, _report)
+        with writing(options, inputs=_inputs(options)):
+            return run_seeds(options, _report)
     done, assessment = _train(options)
-    _print(done, assessment, as_json=options.json)
+    _print(done, assessment, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -191,7 +199,24 @@ def _report(options: Namespace) -> dict[str, Any]:
     return summary(*_train(options))
 
 
+def _inputs(options: Namespace) -> dict[str, str | None]:
+    return {"train": options.train, "heldout": options.heldout}
+
+
 def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
+    from memdiff.training.run import FILES, FOLDERS
+
+    out = Path(options.out)
+    with writing(
+        options,
+        inputs=_inputs(options),
+        apart=[out / name for name in FILES],
+        folders=[out / name for name in FOLDERS],
+    ):
+        return _trained(options)
+
+
+def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     from memdiff.doctor import resolve_device
     from memdiff.ranks import joined
     from memdiff.samplers import Heun
@@ -221,6 +246,8 @@ def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
             device=device,
             progress=progress,
             ranks=ranks,
+            overwrite=options.overwrite,
+            forecast=expectation(options, "train", runs=options.get("runs", 1)),
         )
         if not ranks.is_first:
             return done, None
@@ -279,8 +306,11 @@ def _settings(options: Namespace) -> RunSettings:
     )
 
 
-def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -> None:
-    if done.split and done.heldout is not None:
+def _print(
+    done: TrainingRun, assessment: Assessment | None, *, as_json: bool, quiet: bool
+) -> None:
+    folder = shown(str(done.folder))
+    if done.split and done.heldout is not None and not quiet:
         print(
             f"memdiff train: note: {len(done.heldout)} of the training points were held out for "
             "the monitor; give --heldout, or --heldout-share 0 to train on everything.",
@@ -300,7 +330,7 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
         print(f"stopped at step {done.step}: memorisation confirmed")
     else:
         print(f"done: {done.step} steps")
-    print(f"kept: the model of step {done.kept_step}, {done.folder / 'model.safetensors'}")
+    print(f"kept: the model of step {done.kept_step}, {folder}/model.safetensors")
     if done.choice.confirmed is False and done.settings.stop_on_memorization:
         print("no model is confirmed by fresh samples: look more often (--monitor-every)")
     if done.monitor is not None:
@@ -308,4 +338,4 @@ def _print(done: TrainingRun, assessment: Assessment | None, *, as_json: bool) -
         print(f"onset of memorisation: {'none seen' if onset is None else f'step {onset}'}")
     if assessment is not None:
         print(f"audit: {assessment.audit.verdict}: {assessment.audit.decision.sentence}")
-    print(f"report: {done.folder / 'report.html'}")
+    print(f"report: {folder}/report.html")

@@ -8,9 +8,10 @@ precision, are converted to float32 in memory.)
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from memdiff.data.arrays import Layout, from_array
 from memdiff.data.dataset import Dataset, Encoding
 from memdiff.data.reading import reading
+from memdiff.memory import array_bytes, require_memory
 
 __all__ = ["ARRAY_SUFFIXES", "find_labels", "load_arrays", "points_key"]
 
@@ -66,6 +68,7 @@ def load_arrays(
     """
     title = f"{name} ({path})"
     with reading(title):
+        _require_memory(path, title)
         content = _READERS[path.suffix.lower()](path, title)
     if isinstance(content, dict):
         chosen = points_key(content, key, title)
@@ -87,6 +90,53 @@ def load_arrays(
         encoding=None if value_range is not None else encoding,
         layout=layout,
     )
+
+
+def _require_memory(path: Path, title: str) -> None:
+    """Refuse a file that would not fit into memory, by what its header says of itself."""
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        needed = _unpacked_npz(path)
+    elif suffix in (".pt", ".pth"):
+        needed = _unpacked(path)
+    elif suffix == ".safetensors":
+        needed = path.stat().st_size
+    else:
+        return  # mapped, not read
+    require_memory(
+        needed, title, "give a part of it, or .npy and .safetensors, which are streamed"
+    )
+
+
+def _unpacked(path: Path) -> int:
+    if not zipfile.is_zipfile(path):
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
+
+
+def _unpacked_npz(path: Path) -> int:
+    """Bytes of all arrays: what the archive says, and what the arrays say, whichever is more."""
+    if not zipfile.is_zipfile(path):
+        return 0  # for numpy to say what it is
+    declared = 0
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.filename.endswith(".npy"):
+                with archive.open(member) as stream:
+                    declared += _declared(stream)
+    return max(declared, _unpacked(path))
+
+
+def _declared(stream: IO[bytes]) -> int:
+    version = np.lib.format.read_magic(stream)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(stream)
+    return array_bytes(shape, dtype.itemsize)
 
 
 def _read_npz(path: Path, title: str) -> dict[str, Array]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from memdiff.data.dataset import Dataset, Encoding, Kind
+from memdiff.memory import require_memory
 from memdiff.sources import Rows
 
 __all__ = [
@@ -77,6 +78,8 @@ def from_array(
     """
     title = name if source == "tensor" else f"{name} ({source})"
     tensor, stored = _as_tensor(array, title)
+    if not tensor.is_floating_point() or tensor.dtype.itemsize < 4:
+        require_memory(4 * tensor.numel(), f"{title} in float32", "give a part of it")
     if tensor.ndim == 0 or tensor.numel() == 0:
         raise ValueError(
             f"{title} has shape {tuple(tensor.shape)}; expected (N, *S) with at least one point "

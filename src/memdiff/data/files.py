@@ -12,7 +12,7 @@ import os
 import secrets
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     Raises:
         ValueError: If ``path`` is a folder.
         FileNotFoundError: If the block ends without having written the file.
+        OSError: If it cannot be written (a full disk, no permission); it names ``path``, and the
+            temporary name never shows.
 
     Example:
         >>> import tempfile
@@ -65,8 +67,21 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, target)
         _flush(target.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    except Exception as error:
+        if temporary.name not in str(error):
+            raise
+        # A library that wraps what the system says, with the name that nobody knows.
+        words = (
+            str(error).replace(str(temporary), str(target)).replace(temporary.name, target.name)
+        )
+        raise OSError(f"cannot write {str(target)!r}: {words}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -143,7 +158,8 @@ def write_json(path: str | Path, obj: Any) -> Path:  # noqa: ANN401
             f"cannot write {str(path)!r}: {error}; JSON has no NaN or infinity, use None."
         ) from error
     with replace_file(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # A path that is no UTF-8 holds surrogates: escaped, they are JSON, and read as they were.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +16,7 @@ from torch import Tensor
 from memdiff.data.arrays import from_array, scale_to_signed
 from memdiff.data.dataset import Dataset
 from memdiff.data.reading import natural_order, reading
+from memdiff.memory import require_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -115,6 +118,11 @@ def stack_images(
             pixels, kind = decode_image(image, title, size=size, mode=mode)
         look = f"{kind} {pixels.shape[2]}x{pixels.shape[1]}"
         if position == 0:
+            require_memory(
+                4 * count * pixels.numel(),
+                f"{name} ({source}): {count} images of {pixels.shape[2]}x{pixels.shape[1]} pixels",
+                "give fewer, or smaller ones with size=",
+            )
             x, first = torch.empty(count, *pixels.shape), look
         elif look != first:
             remedy = "size=(H, W)"
@@ -166,11 +174,21 @@ def _open_each(folder: Path, files: Sequence[Path], name: str) -> Iterator[tuple
 
     for file in files:
         title = f"{name} ({folder / file})"
-        with reading(title), Image.open(folder / file) as image:
+        with reading(title), _large_images_are_no_news(), Image.open(folder / file) as image:
             pages = getattr(image, "n_frames", 1)
             if pages > 1 and image.format not in ("MPO", "JPEG"):  # those carry thumbnails
                 raise ValueError(f"{title} has {pages} pages; split it into one file a page.")
             yield file.as_posix(), image
+
+
+@contextmanager
+def _large_images_are_no_news() -> Iterator[None]:
+    """Pillow warns of images that are large; what is too large is compared with memory."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def decode_image(
@@ -193,8 +211,14 @@ def decode_image(
     """
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
     shape = (size, size) if isinstance(size, int) else size
+    height, width = shape or image.size[::-1]
+    require_memory(
+        8 * len(image.getbands()) * height * width,  # bytes, float32, and a copy in between
+        f"{title} at {width}x{height} pixels",
+        "give a smaller size" if shape else "give it smaller",
+    )
+    image = ImageOps.exif_transpose(image)
     if image.mode in (*_SIXTEEN_BIT, "I", "F"):
         return _decode_deep(image, title, shape, mode)
     if mode is None:

@@ -180,7 +180,7 @@ def _load_file(
     title, suffix = f"{name} ({path})", path.suffix.lower()
     if suffix in ARRAY_SUFFIXES:
         _refuse(options, _ARRAY_OPTIONS, title, "an array file")
-        if stream_above is not None and _size_in_memory(path, title) > stream_above:
+        if stream_above is not None and _size_in_memory(path, name) > stream_above:
             return load_shards([path], name=name, stream_above=stream_above, **options)
         return load_arrays(path, name=name, **options)
     if suffix in TABLE_SUFFIXES:
@@ -195,14 +195,19 @@ def _load_file(
     )
 
 
-def _size_in_memory(path: Path, title: str) -> int:
+def _size_in_memory(path: Path, name: str) -> int:
     """Bytes of a decoded file, from its header alone; 0 for formats that cannot be streamed."""
     if path.suffix.lower() == ".npy":
-        with reading(title):
-            header = np.load(path, mmap_mode="r", allow_pickle=False)
+        with reading(f"{name} ({path})"):
+            try:
+                header = np.load(path, mmap_mode="r", allow_pickle=False)
+            except ValueError as error:
+                if "Python objects" in str(error):
+                    return 0  # for load_arrays to refuse
+                raise
         return int(header.size) * (8 if header.dtype.itemsize == 8 else 4)
     if path.suffix.lower() == ".safetensors":
-        arrays = ArrayFile.open_all(path, title).values()
+        arrays = ArrayFile.open_all(path, name).values()
         return sum(len(one) * one.row_bytes * 4 // min(one.dtype.itemsize, 4) for one in arrays)
     return 0
 

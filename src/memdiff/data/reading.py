@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["files_in", "natural_order", "reading"]
+
+_OF_THE_SYSTEM = (errno.EIO, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENOSPC)
+"""Errors that say nothing of the content of a file."""
 
 
 @contextmanager
@@ -29,9 +33,25 @@ def reading(title: str) -> Iterator[None]:
         yield
     except (ImportError, MemoryError, FileNotFoundError):
         raise
+    except PermissionError as error:
+        raise ValueError(
+            f"{title} may not be read: permission denied; ask its owner, or change its mode."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{title} is no UTF-8, or is damaged: byte {error.object[error.start]:#04x} at "
+            f"{error.start:,}; save it as UTF-8, as iconv -f latin1 -t utf-8 does for text of "
+            f"Western Europe."
+        ) from error
     except Exception as error:
         if isinstance(error, ValueError) and title in str(error):
             raise
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            raise ValueError(f"{title} cannot be read: {error.strerror}.") from error
+        if type(error).__name__ == "DecompressionBombError":
+            raise ValueError(
+                f"{title} has more pixels than are opened ({error}); give it smaller."
+            ) from error
         detail = re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")[:120]
         raise ValueError(
             f"{title} cannot be read: it is damaged, truncated or of another format "
@@ -57,9 +77,14 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(_walk(folder), key=natural_order)
 
 
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into is not an empty one."""
+    raise error
+
+
 def _walk(folder: Path) -> Iterable[Path]:
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
             folders.clear()

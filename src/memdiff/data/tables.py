@@ -15,6 +15,7 @@ from memdiff.data.files import replace_file
 from memdiff.data.frames import from_frame, import_pandas, is_number, to_frame
 from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
+from memdiff.memory import require_memory
 
 __all__ = ["TABLE_SUFFIXES", "load_table", "save_table"]
 
@@ -56,6 +57,7 @@ def load_table(
     title = f"{name} ({path})"
     pandas = import_pandas(title, parquet=path.suffix.lower() == ".parquet")
     with reading(title):
+        require_memory(_size_in_memory(path), title, "give a part of it")
         if path.suffix.lower() == ".parquet":
             if not header:
                 raise ValueError(f"header=False applies to .csv files, not to {title}.")
@@ -93,6 +95,16 @@ def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, ty
         for position, name in enumerate(names)
         if name.strip() in categorical
     }
+
+
+def _size_in_memory(path: Path) -> int:
+    """Bytes that a table takes at least: a few in a compressed file may be many rows."""
+    if path.suffix.lower() == ".csv":
+        return path.stat().st_size
+    from pyarrow import parquet
+
+    found = parquet.ParquetFile(path).metadata
+    return 8 * found.num_rows * found.num_columns
 
 
 def _exact_floats(version: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from memdiff.data.arrays import from_array
 from memdiff.data.dataset import Dataset
 from memdiff.data.images import Mode, Size, decode_image, labels_of_folders
 from memdiff.data.reading import reading
+from memdiff.memory import require_memory
 
 __all__ = ["ANIMATION_SUFFIXES", "VIDEO_SUFFIXES", "is_animated", "load_videos"]
 
@@ -67,6 +68,11 @@ def load_videos(
                 f"frames={len(clip)} or remove it."
             )
         if position == 0:
+            require_memory(
+                4 * len(files) * clip.numel(),
+                f"{name} ({folder}): {len(files)} clips of shape {tuple(clip.shape)}",
+                "give fewer, or fewer frames",
+            )
             x = torch.empty(len(files), *clip.shape)
         elif clip.shape != x.shape[1:]:
             fewest = min(len(clip), x.shape[1])

@@ -8,8 +8,13 @@ imported when its experiment is run. To add an experiment, write its module agai
 
 from __future__ import annotations
 
-from memdiff.experiments.experiment import Context, Experiment, Outcome
-from memdiff.experiments.runner import Progress, ReproductionError, reproduce
+from typing import TYPE_CHECKING
+
+from memdiff.lazy import lazily
+
+if TYPE_CHECKING:
+    from memdiff.experiments.experiment import Context, Experiment, Outcome
+    from memdiff.experiments.runner import Progress, ReproductionError, reproduce
 
 __all__ = [
     "NAMES",
@@ -45,3 +50,11 @@ REGISTRY: tuple[tuple[str, str], ...] = (
 )
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in REGISTRY)
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "memdiff.experiments.experiment": ("Context", "Experiment", "Outcome"),
+        "memdiff.experiments.runner": ("Progress", "ReproductionError", "reproduce"),
+    },
+)

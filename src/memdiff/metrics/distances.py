@@ -244,9 +244,7 @@ class Distances:
     def _pool_duplicates(self, tolerance: float) -> Tensor:
         names = ("train", "heldout") if self.has_heldout else ("train",)
         pool = Rows.joined([self._sets[name] for name in names], "the pool")
-        found = duplicate_groups(
-            pool, tolerance, memory_limit=self.memory_limit, ranks=self.ranks
-        )
+        found = duplicate_groups(pool, tolerance, memory_limit=self.memory_limit, ranks=self.ranks)
         return found.labels.cpu()
 
     def kin(self, name: str) -> Tensor:

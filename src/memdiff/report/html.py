@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["format_number", "render", "write_html"]
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_UNDECODABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _CITATION = re.compile(r"\[([A-Z][A-Za-z]*\d\d)\]")
 _CODE = re.compile(r"`([^`]+)`")
 _DASH = "–"
@@ -167,7 +168,12 @@ def write_html(document: Document, path: str | Path) -> None:
 
     text = render(document)
     with replace_file(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(_UNDECODABLE.sub(_written_out, text), encoding="utf-8")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    """A control character, or a byte of a file name that is no UTF-8."""
+    return f"\\x{ord(found[0]) & 0xFF:02x}"
 
 
 def _hash(text: str) -> str:

@@ -22,6 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from memdiff.memory import require_memory
 from memdiff.processes import ForwardProcess
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.flow import ReverseFlow
@@ -74,6 +75,7 @@ class FixedStepSampler(Sampler):
         trajectory: bool = False,
         report: Callable[[float], None] | None = None,
     ) -> Path:
+        require_memory(4 * 8 * self.steps, f"steps={self.steps}", "take fewer steps")
         times = flow.process.time_grid(self.steps, t_end)
         path = [x]
         for done, (t, t_next) in enumerate(itertools.pairwise(times), start=1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.memory import require_memory
 from memdiff.posterior import Work, WorkLedger
 from memdiff.processes import ForwardProcess
 from memdiff.samplers.base import Path, Sampler
@@ -69,6 +71,19 @@ class Samples:
     times: Tensor
     trajectory: Tensor | None
     stats: SamplerStats
+
+    def __repr__(self) -> str:
+        """One line: how many, of what shape, and what they cost."""
+        kind = str(self.x.dtype).removeprefix("torch.")
+        path = "" if self.trajectory is None else f", with paths at {len(self.times)} times"
+        return (
+            f"Samples({len(self.x):,} of shape {tuple(self.x.shape[1:])}, {kind}{path}, "
+            f"{self.stats.evaluations_per_sample:.4g} evaluations a sample, "
+            f"{self.stats.seconds:.2g} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
 
 def sample(
@@ -153,6 +168,11 @@ def sample(
     device = score.device if latents is None else latents.device
     dtype = score.dtype if latents is None else latents.dtype
 
+    require_memory(
+        math.prod(shape) * (num * dtype.itemsize + 4 * 8 * min(num, batch_size or num)),
+        f"num={num} samples of shape {tuple(shape)}",
+        "draw fewer, or in parts (start=, batch_size=)",
+    )
     started = time.perf_counter()
     flows: list[ReverseFlow] = []
     paths: list[Path] = []

@@ -14,6 +14,7 @@ not the score of :math:`p_t`, :math:`D` is a definition and not a posterior mean
 
 from __future__ import annotations
 
+import html
 from abc import abstractmethod
 
 import torch
@@ -67,6 +68,15 @@ class Score(nn.Module):
     def __init__(self, process: ForwardProcess) -> None:
         super().__init__()
         self.process = process
+
+    def __repr__(self) -> str:
+        """One line: the scores inside, what sets this one apart, the process."""
+        inner = [module for module in self.children() if isinstance(module, Score)]
+        facts = [*map(repr, inner), self.extra_repr(), "" if inner else repr(self.process)]
+        return f"{type(self).__name__}({', '.join(filter(None, facts))})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
     @abstractmethod
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:

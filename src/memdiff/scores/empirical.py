@@ -130,6 +130,14 @@ class EmpiricalScore(Score):
         self.ranks = Ranks() if ranks is None else ranks
         self._renew_posteriors()
 
+    def extra_repr(self) -> str:  # noqa: D102
+        points = self.source
+        kind = str(points.dtype).removeprefix("torch.")
+        conditional = "" if self.conditions is None else ", conditional"
+        where = " on disk" if isinstance(points, Rows) else ""
+        shape = tuple(points.shape[1:])
+        return f"{len(points):,} points of shape {shape}{where}, {kind}{conditional}"
+
     def _renew_posteriors(self) -> None:
         """Posteriors of the data as they are now; views of this score share them."""
         arguments = (self.source, self.log_prior, self.conditions, self.memory_limit, self.ranks)

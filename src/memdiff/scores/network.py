@@ -187,4 +187,7 @@ class NetworkScore(Score):
         return output.to(torch.float64)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"parametrization={self.parametrization!r}"
+        net = type(self.net).__name__
+        if isinstance(self.net, nn.Module):
+            net += f" of {sum(p.numel() for p in self.net.parameters()):,} weights"
+        return f"{net}, parametrization={self.parametrization!r}"

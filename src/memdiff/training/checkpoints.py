@@ -177,10 +177,14 @@ def _save(tensors: dict[str, Tensor], header: Mapping[str, Any], path: str | Pat
 
 
 def _load(path: str | Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     header = read_header(path)
-    return load_file(str(path)), header
+    try:
+        return load_file(str(path)), header
+    except (SafetensorError, OSError) as error:
+        raise _not_ours(path, str(error)) from error
 
 
 def _require(path: str | Path) -> None:
@@ -193,7 +197,10 @@ def _require(path: str | Path) -> None:
 def _header(metadata: Mapping[str, str], path: str | Path) -> Mapping[str, Any]:
     if _KEY not in metadata:
         raise _not_ours(path, "it has no memdiff header")
-    header: Mapping[str, Any] = json.loads(metadata[_KEY])
+    try:
+        header: Mapping[str, Any] = json.loads(metadata[_KEY])
+    except ValueError as error:
+        raise _not_ours(path, str(error)) from error
     if header.get("schema") != _SCHEMA:
         raise _not_ours(path, f"its schema is {header.get('schema')}, expected {_SCHEMA}")
     return header

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["require_free", "require_same"]
+from memdiff.training.checkpoints import read_header
+
+__all__ = ["remove_run", "require_free", "require_same"]
+
+_OPTIONS = {
+    "settings.training.learning_rate": "learning rate (--lr)",
+    "settings.training.seed": "seed",
+    "settings.monitor.seed": "seed",
+    "settings.monitor.samples": "number of monitor samples (--monitor-samples)",
+    "settings.monitor.sampler": "sampler of the monitor (--sampler-steps)",
+    "model.seed": "seed",
+    "data.train": "set of training data",
+    "data.heldout": "set of held-out data",
+}
+"""What the entries of a run are called, where their own names do not say it."""
 
 
-def require_free(folder: Path, config: str, names: Sequence[str]) -> None:
+def require_free(folder: Path, config: str, state: str, names: Sequence[str]) -> None:
     """Refuse a folder in which a run would overwrite what no run has written.
 
     Args:
         folder: The folder; it need not exist.
         config: Name of the file that a run writes before all others; it has a ``"run"``.
+        state: Name of the checkpoint, which also says that there is a run.
         names: Names of all files of a run.
 
     Raises:
@@ -24,10 +40,16 @@ def require_free(folder: Path, config: str, names: Sequence[str]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out {str(folder)!r} is a file: give the name of a folder.")
     found = [name for name in names if (folder / name).exists()]
-    if found and not _describes_a_run(folder / config):
+    if not found or _describes_a_run(folder / config) or _is_state(folder / state):
+        return
+    if _is_damaged(folder / config):
         raise ValueError(
-            f"out {str(folder)!r} holds a {found[0]} of something else: choose another folder."
+            f"{str(folder / config)!r} is damaged, it is no whole JSON, or it is of something "
+            "else: choose another folder, or remove this one if it is that of a run."
         )
+    raise ValueError(
+        f"out {str(folder)!r} holds a {found[0]} of something else: choose another folder."
+    )
 
 
 def require_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
@@ -46,9 +68,32 @@ def require_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any
     for name in sorted(mine.keys() | other.keys(), key=lambda name: (_depends(name), name)):
         if mine.get(name) != other.get(name):
             raise ValueError(
-                f"out {str(folder)!r} holds a run with another {name} ({other.get(name)}, now "
-                f"{mine.get(name)}): choose another folder, or the options of that run."
+                f"out {str(folder)!r} holds a run with another {_called(name)} "
+                f"({other.get(name)}, now {mine.get(name)}): choose another folder, the options "
+                "of that run, or --overwrite to start anew."
             )
+
+
+def remove_run(folder: Path, files: Sequence[str], folders: Sequence[str]) -> None:
+    """Remove what a run has written, and nothing else.
+
+    Args:
+        folder: The folder of the run.
+        files: Names of its files.
+        folders: Names of its folders, whose files are called ``step-...`` or are event files.
+    """
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+    for name in folders:
+        for pattern in ("step-*", "events.out.tfevents.*"):
+            for path in (folder / name).glob(pattern):
+                path.unlink()
+        with suppress(OSError):  # it holds something else, or is not there
+            (folder / name).rmdir()
+
+
+def _called(name: str) -> str:
+    return _OPTIONS.get(name, name.rpartition(".")[2].replace("_", " "))
 
 
 def _depends(name: str) -> int:
@@ -63,6 +108,23 @@ def _describes_a_run(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("run"), dict)
+
+
+def _is_state(path: Path) -> bool:
+    try:
+        return "key" in read_header(path)["facts"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        json.loads(path.read_text("utf-8"))
+    except ValueError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

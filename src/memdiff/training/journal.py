@@ -21,12 +21,13 @@ class Journal:
 
     Args:
         path: The file; it is created if it does not exist.
-        upto: Last step to keep; 0 starts anew.
+        upto: Last step to keep; a negative one starts anew.
     """
 
     def __init__(self, path: str | Path, *, upto: int = 0) -> None:
         self.path = Path(path)
-        kept = [record for record in read_journal(self.path) if record["step"] <= upto]
+        earlier = read_journal(self.path) if upto >= 0 else ()
+        kept = [record for record in earlier if record["step"] <= upto]
         with replace_file(self.path) as temporary:
             temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
 
@@ -38,8 +39,12 @@ class Journal:
         """
         if "step" not in record:
             raise ValueError(f"record must have a 'step', got the keys {', '.join(record)}.")
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(_line(record))
+        line = _line(record)
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -50,14 +55,30 @@ def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:
 
     Yields:
         The records.
+
+    Raises:
+        ValueError: If a line is no record; the message says which.
     """
     file = Path(path)
     if not file.is_file():
         return
-    text = file.read_text(encoding="utf-8")
-    for line in text.splitlines(keepends=True):
+    text = file.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         if line.endswith("\n"):
-            yield json.loads(line)
+            yield _record(line, f"line {number} of {str(file)!r}")
+
+
+def _record(line: str, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError(
+            f"{place} is damaged, it is no record of a step: remove that line, and the same "
+            "command goes on."
+        )
+    return record
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -248,8 +248,9 @@ def train(
         denoising, penalty = ranks.sum(means).tolist()
         if not math.isfinite(denoising + penalty):
             raise ValueError(
-                f"the loss is {denoising + penalty} at step {step + 1}: lower the learning rate "
-                f"({rate:g}), clip the gradient, or raise the smallest time."
+                f"training has diverged: the loss is {denoising + penalty} at step {step + 1}: "
+                f"lower the learning rate (--lr, now {rate:g}), clip the gradient (--clip), or "
+                "raise the smallest time, and start anew in another folder or with --overwrite."
             )
         limit = math.inf if settings.clip is None else settings.clip
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))

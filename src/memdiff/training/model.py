@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from memdiff.data import TableEncoding
+from memdiff.memory import require_memory
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
 from memdiff.scores.network import NetworkScore, Parametrization
 from memdiff.training.checkpoints import load_weights
@@ -22,6 +23,7 @@ __all__ = ["NETWORKS", "PROCESSES", "ModelConfig", "load_encoding", "load_model"
 
 NETWORKS = ("mlp", "unet")
 PROCESSES = ("edm", "ve", "vp", "linear")
+_BYTES = 20  # a weight in float32, its average, its gradient, and two moments of Adam
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -90,7 +92,18 @@ class ModelConfig:
         return cls(shape=tuple(data.shape[1:]), sigma_data=deviation, **choices)
 
     def build(self) -> NetworkScore:
-        """The untrained model; equal configurations give equal weights."""
+        """The untrained model; equal configurations give equal weights.
+
+        Raises:
+            ValueError: If its weights, and what a step of training keeps for each, do not fit
+                into memory.
+        """
+        require_memory(
+            _BYTES * self._weights_at_least(),
+            f"the network {self.network} with width={self.width or 'default'}, "
+            f"depth={self.depth or 'default'}",
+            "give a smaller width or depth",
+        )
         return NetworkScore(
             self._network(),
             self._process(),
@@ -114,6 +127,13 @@ class ModelConfig:
             return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
         kinds: dict[str, type[ForwardProcess]] = {"ve": VE, "vp": VP, "linear": LinearInterpolant}
         return kinds[self.process]()
+
+    def _weights_at_least(self) -> int:
+        """Number of weights of the hidden layers."""
+        width, depth = self.width or 1, self.depth or 1
+        if self.network == "mlp":
+            return width**2 * depth + 2 * width * math.prod(self.shape)
+        return 2 * 9 * width**2 * depth
 
     def _network(self) -> nn.Module:
         depth = "depth" if self.network == "mlp" else "blocks"
@@ -161,7 +181,14 @@ def load_model(
             f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
         )
     try:
-        config = ModelConfig.from_dict(json.loads(path.read_text("utf-8"))["model"])
+        text = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, it is no whole JSON ({error}): the command of the run "
+            "writes it anew, if state.safetensors is still there."
+        ) from error
+    try:
+        config = ModelConfig.from_dict(text["model"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(path)!r} describes no model: {error}.") from error
     score = config.build()

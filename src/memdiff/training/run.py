@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,6 +31,8 @@ from memdiff.data import (
     save_table,
     write_json,
 )
+from memdiff.data.outputs import require_apart
+from memdiff.pace import Forecast, Pace
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
@@ -42,8 +45,8 @@ from memdiff.training.checkpoints import (
     save_weights,
 )
 from memdiff.training.events import Events
-from memdiff.training.folder import require_free, require_same
-from memdiff.training.journal import Journal
+from memdiff.training.folder import remove_run, require_free, require_same
+from memdiff.training.journal import Journal, read_journal
 from memdiff.training.loop import TrainingState, TrainingStep, train
 from memdiff.training.model import CONFIG, WEIGHTS, ModelConfig
 from memdiff.training.monitor import Monitor
@@ -61,10 +64,14 @@ BEST, STATE, JOURNAL, SAMPLES, CANDIDATES, EVENTS = (
     "candidates",
     "tensorboard",
 )
+_LARGEST = 1e3  # a weight beyond it, where samples are not finite, says why they are not
 _ASSESSMENT = (
     *("report.html", "report.json", "audit.html", "audit.json"),
     *("samples.npz", "samples.csv", "samples.parquet"),
 )
+FILES = (CONFIG, STATE, JOURNAL, WEIGHTS, BEST, *_ASSESSMENT)
+FOLDERS = (SAMPLES, CANDIDATES, EVENTS)
+"""All that a run writes into its folder."""
 
 Ending = Literal["steps", "memorization", "time"]
 Progress = Callable[[str, int, int], None]
@@ -117,6 +124,8 @@ def train_in_folder(
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     ranks: Ranks | None = None,
+    overwrite: bool = False,
+    forecast: Forecast | None = None,
 ) -> TrainingRun:
     """Train a model on a data set; a call after an interruption goes on where it stopped.
 
@@ -131,18 +140,27 @@ def train_in_folder(
         progress: Receives (stage, done, total).
         ranks: Processes that share each batch and see the same folder; each makes this call with
             the same arguments. By default this process alone.
+        overwrite: Whether to start anew where the folder holds a run, and to remove its files.
+        forecast: Where a single process trains for more than two seconds, receives the seconds
+            that it will take, once; what it raises ends the call.
 
     Returns:
         The run, the same on all ranks.
 
     Raises:
-        ValueError: If the data or settings do not fit, or the folder holds another run or
-            something else.
+        ValueError: If the data or settings do not fit, the folder holds another run or something
+            else, or training diverges.
         ImportError: If TensorBoard is asked for and not installed.
         RankError: If another rank has ended.
     """
     settings = settings or RunSettings()
     folder = Path(out)
+    sources = {"train": train.source, "heldout": None if heldout is None else heldout.source}
+    require_apart(
+        [folder, *(folder / name for name in FILES)],
+        sources,
+        folders=[folder / name for name in FOLDERS],
+    )
     seed = settings.training.seed
     split = heldout is None and settings.heldout_share > 0.0
     if split:
@@ -173,6 +191,7 @@ def train_in_folder(
         torch.device(device),
         ranks or Ranks(),
     )
+    keeper.overwrite, keeper.forecast = overwrite, forecast
     return keeper.run(progress or (lambda stage, done, total: None))
 
 
@@ -237,6 +256,8 @@ class _Keeper:
         self.seconds = 0.0
         self.ending: Ending | None = None
         self.start = -1  # the last step that the folder holds
+        self.overwrite = False
+        self.forecast: Forecast | None = None
         self.events: Events | None = None
 
     def _points(self, data: Dataset) -> torch.Tensor:
@@ -252,13 +273,17 @@ class _Keeper:
                 "a shared file system."
             )
         if self.ranks.is_first:
-            self._begin()
+            with self._nothing_left():
+                self._begin()
         started, before = time.perf_counter(), self.seconds
         limit = self.settings.time_limit
         first = self.ranks.is_first
         if first and self.ending is None and self.state.step == 0 and self.monitor is not None:
-            self._observe()
+            with self._nothing_left():
+                self._observe()
         steps = self.settings.training.steps
+        pace = Pace(self.forecast if self.ranks.count == 1 and limit is None else None)
+        begun = self.state.step
         if self.ending in (None, "time", "steps"):
             self.ending = None
             for step in train(
@@ -270,6 +295,8 @@ class _Keeper:
                 ranks=self.ranks,
             ):
                 progress("training", step.step, steps)
+                with self._nothing_left():
+                    pace.at((step.step - begun) / (steps - begun))
                 self.seconds = before + time.perf_counter() - started
                 late = limit is not None and time.perf_counter() - started >= limit
                 if first:
@@ -302,6 +329,18 @@ class _Keeper:
             settings=self.settings,
             seconds=self.seconds,
         )
+
+    @contextmanager
+    def _nothing_left(self) -> Iterator[None]:
+        """Remove the files of a run that is given up where it has just begun."""
+        try:
+            yield
+        except BaseException:
+            if self.start < 0:
+                if self.events is not None:
+                    self.events.close()
+                remove_run(self.folder, FILES, FOLDERS)
+            raise
 
     def _objective(self) -> Objective:
         c = self.settings.tikhonov
@@ -357,7 +396,12 @@ class _Keeper:
     def _observe(self) -> None:
         assert self.monitor is not None
         step = self.state.step
-        observation = self.monitor.observe(step, self.state.averaged)
+        try:
+            observation = self.monitor.observe(step, self.state.averaged)
+        except ValueError as error:
+            if self._is_finite():
+                raise
+            raise ValueError(self._diverged()) from error
         assert observation.samples is not None
         save_samples(
             self.folder / SAMPLES / f"step-{step:08d}.npz",
@@ -369,6 +413,25 @@ class _Keeper:
         if step and onset.onset is None and not onset.suspicious:
             self.candidates.add(step, self.state.averaged, onset.best)
         self._record({"kind": "monitor", **observation.to_dict()})
+
+    def _is_finite(self) -> bool:
+        """Whether the model answers with numbers, near the data and at the first level."""
+        score = self.state.averaged
+        x = self.data[:64]
+        latents = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device)
+        for t in (score.process.t_max, score.process.time_at_ratio(1.0)):
+            noised = score.process.std(t).to(x.device) * latents
+            if not bool(score(x + noised.to(x.dtype), float(t)).isfinite().all()):
+                return False
+        return all(bool(p.abs().max() < _LARGEST) for p in score.parameters() if p.numel())
+
+    def _diverged(self) -> str:
+        return (
+            f"training has diverged by step {self.state.step}: the network answers with NaN, "
+            f"infinity or numbers beyond all measure; lower the learning rate (--lr, now "
+            f"{self.settings.training.learning_rate:g}) or clip the gradient (--clip), and start "
+            "anew in another folder or with --overwrite."
+        )
 
     def _save(self) -> None:
         facts = {
@@ -382,20 +445,43 @@ class _Keeper:
 
     def _read(self) -> None:
         """Go on from the state in the folder, or start anew."""
-        files = (CONFIG, STATE, JOURNAL, WEIGHTS, BEST, SAMPLES, CANDIDATES, EVENTS, *_ASSESSMENT)
-        require_free(self.folder, CONFIG, files)
+        require_free(self.folder, CONFIG, STATE, (*FILES, *FOLDERS))
         path = self.folder / STATE
-        if path.is_file():
-            require_same(self.folder, self._key(), read_header(path)["facts"].get("key", {}))
-            facts = load_state(path, self.state)
+        if path.is_file() and not self.overwrite:
+            try:
+                kept = read_header(path)["facts"].get("key", {})
+            except (ValueError, KeyError) as error:
+                raise ValueError(self._lost(error)) from error
+            require_same(self.folder, self._key(), kept)
+            try:
+                facts = load_state(path, self.state)
+            except ValueError as error:
+                raise ValueError(self._lost(error)) from error
             self.window, self.seconds = list(facts["window"]), facts["seconds"]
             self.ending = facts["ending"]
             if self.monitor is not None:
                 self.monitor.load_state_dict(facts["monitor"])
             self.start = self.state.step
+            for _ in read_journal(self.folder / JOURNAL):
+                pass  # what is damaged in it is said before anything is written
+
+    def _lost(self, error: Exception) -> str:
+        """What a damaged state costs, and how to go on without it."""
+        held = [name for name in (WEIGHTS, BEST) if (self.folder / name).is_file()]
+        held += [
+            f"{CANDIDATES}/step-{step:08d}.safetensors" for step in self.candidates.steps[-1:]
+        ]
+        left = f" and replaces its models, so copy those first ({', '.join(held)})" if held else ""
+        return (
+            f"{str(self.folder / STATE)!r} is damaged, and without it the run cannot go on from "
+            f"where it was ({error}): move the file away, and the same command starts from "
+            f"step 0{left}."
+        )
 
     def _begin(self) -> None:
         """Make the folder that of this run; the first file says whose it is."""
+        if self.overwrite:
+            remove_run(self.folder, FILES, FOLDERS)
         write_json(
             self.folder / CONFIG,
             {
