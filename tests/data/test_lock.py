@@ -44,6 +44,20 @@ def test_second_process_says_who_holds_it(tmp_path):
         process.wait()
 
 
+def test_a_holder_on_another_machine_is_known_by_the_lock_alone(tmp_path):
+    """Its number says nothing here."""
+    path = tmp_path / "lock"
+    process = hold(path)
+    try:
+        elsewhere = {**json.loads(path.read_text()), "host": "elsewhere"}
+        path.write_text(json.dumps(elsewhere))
+        with pytest.raises(ValueError, match="on elsewhere, started"), locked(path, "out"):
+            pass
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_killed_holder_is_known_and_not_in_the_way(tmp_path):
     path = tmp_path / "lock"
     process = hold(path)

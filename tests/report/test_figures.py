@@ -169,3 +169,30 @@ def test_text_colors_have_aa_contrast_in_both_schemes():
             for ground in ("paper", "faint"):
                 assert _contrast(colors[name], colors[ground]) >= 4.5, (name, ground)
     assert _contrast(BLUE, "#ffffff") > 4.5  # the first line of every plot
+
+
+def test_a_figure_is_lighter_and_looks_the_same(monkeypatch):
+    from memdiff.report import figures
+
+    x = np.linspace(0.01, 1.0, 50)
+    curves = [Curve(x, 1.5 + np.sin(k * x), label=f"k = {k}") for k in range(1, 6)]
+    lighten = figures._lightened
+    light = figures.figure_png(figures.curve_plot(curves, xlabel="x", ylabel="y"))
+    monkeypatch.setattr(figures, "_lightened", lambda png: png)
+    full = figures.figure_png(figures.curve_plot(curves, xlabel="x", ylabel="y"))
+    assert light == lighten(full) and len(light) < 0.6 * len(full)
+    one, other = (
+        np.asarray(Picture.open(io.BytesIO(png)).convert("RGB"), dtype=int)
+        for png in (light, full)
+    )
+    assert one.shape == other.shape and np.abs(one - other).mean() < figures.MEAN_ERROR
+    assert np.quantile(np.abs(one - other), 0.999) <= figures.LARGEST_ERROR
+
+
+def test_colours_that_a_palette_would_lose_are_kept():
+    from memdiff.report import figures
+
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Picture.fromarray(noise).save(buffer, "PNG")
+    assert figures._lightened(buffer.getvalue()) == buffer.getvalue()
