@@ -48,21 +48,34 @@ def test_p_value_is_that_of_permuted_labels():
     assert result.p_value == pytest.approx(expected, abs=0.02)
 
 
-def test_permuted_labels_of_groups_with_ties():
-    """Blocks of equal weight, cells of several units, groups: all against plain permutation."""
-    rng = np.random.default_rng(1)
-    generated, train, heldout, groups = patients(rng, scans=4, each=10)
-    generated, train, heldout = (np.round(2 * x[:, :2]) for x in (generated, train, heldout))
-    plain = share_test(distances=distances(generated, train, heldout), draws=20_000)
-    brute = Brute(generated, train, heldout)
-    # Without groups a value is a cell: its points share alike, whatever their labels.
+def test_permuted_labels_of_a_lattice():
+    """Points of one value are a block of units of equal weight, whatever their labels."""
+    sets = [np.round(2 * x[:, :2]) for x in patients(np.random.default_rng(1))[:3]]
+    result = share_test(distances=distances(*sets), draws=20_000)
+    brute, rng = Brute(*sets), np.random.default_rng(1)
     weights = brute.shares.sum(0)
     drawn = np.array([weights[rng.permutation(brute.is_train)].sum() for _ in range(20_000)])
-    assert plain.p_value == pytest.approx(
-        (drawn >= weights[brute.is_train].sum() - 1e-9).mean(), abs=0.02
+    expected = (drawn >= weights[brute.is_train].sum() - 1e-9).mean()
+    assert result.p_value == pytest.approx(expected, abs=0.02)
+    assert result.effective_units == pytest.approx(len(sets[0]) ** 2 / (weights**2).sum())
+    assert result.value == pytest.approx(brute.target_share().mean())
+
+
+def test_permuted_labels_of_groups():
+    """Whole groups change sides: the band is that of a few heavy units."""
+    generated, train, heldout, groups = patients(np.random.default_rng(1), scans=8, each=6)
+    result = share_test(
+        distances=distances(generated, train, heldout, groups=groups), draws=20_000
     )
-    assert plain.effective_units == pytest.approx(len(generated) ** 2 / (weights**2).sum())
-    assert plain.value == pytest.approx(brute.target_share().mean())
+    labels = np.concatenate([groups["train"], groups["heldout"]])
+    brute, rng = Brute(generated, train, heldout, groups=labels), np.random.default_rng(1)
+    weights = np.bincount(labels, brute.shares.sum(0))
+    is_train = np.arange(12) < 6
+    drawn = np.array([weights[rng.permutation(is_train)].sum() for _ in range(20_000)])
+    assert result.p_value == pytest.approx((drawn >= weights[is_train].sum()).mean(), abs=0.02)
+    low, high = np.quantile(drawn, [0.025, 0.975]) / len(generated)
+    assert result.null.interval.low == pytest.approx(low, abs=0.02)
+    assert result.null.interval.high == pytest.approx(high, abs=0.02)
 
 
 def test_all_labels_give_one_k():
