@@ -7,15 +7,13 @@ same in both, and what reads off their size must find it transformed.
 
 import inspect
 import warnings
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from memdiff.metrics.closeness import Reference, Statistic
 
 import memdiff.metrics
-from memdiff.metrics import Distances, closeness, fidelity, ratio
+from memdiff.metrics import Distances, compete, exchangeability, fidelity, ratio
 
 METRICS = ("euclidean", "cosine")
 COPIES = 12
@@ -51,38 +49,38 @@ def square(scores):  # ratios of lengths
     return scores**2
 
 
-SIZES = {"distance": halved_square, "local": square, "ratio": square}
-
 # Name, arguments, the one metric that it is defined in, how scores follow, what must agree.
 MEASUREMENTS = [
     ("authenticity", {}, None, square, ["value", "interval", "null", "indices"]),
     ("authenticity", {"group_duplicates": False}, None, square, ["value", "interval", "null"]),
     ("calibrated_l2", {"neighbors": 8}, "euclidean", None, []),
-    *(
-        ("conformal", {"reference": r}, None, halved_square, ["value", "p_values", "flagged"])
-        for r in get_args(Reference)
+    (
+        "copied_fraction",
+        {},
+        None,
+        same,
+        ["value", "interval", "null", "targets", "decoys", "both", "by_chance"],
     ),
-    ("conformal_local", {}, None, square, ["value", "p_values", "flagged", "indices"]),
+    ("copied_fraction", {"ratio": 0.9}, None, same, ["value", "interval", "targets", "decoys"]),
     *(
         ("data_copying", {"cells": c, "min_share": 0.0}, None, same, ["value", "p_value", "cells"])
         for c in (1, 3)
     ),
-    *(
-        (name, {"statistic": s, "reference": r}, None, SIZES[s], ["value", "interval", "p_value"])
-        for name in ("exceedance", "excess_copies")
-        for s in get_args(Statistic)
-        for r in get_args(Reference)
-    ),
-    ("exchange", {}, None, square, ["value", "interval", "p_value", "z", "ties"]),
+    ("discoveries", {}, None, same, ["value", "interval", "flagged", "units", "ratio"]),
     ("extraction", {}, None, halved_square, ["value", "interval", "copied", "copies"]),
     ("extraction", {"threshold": 1e-9}, None, halved_square, ["value", "null", "copied"]),
     ("extraction", {"flagged": torch.arange(5)}, None, halved_square, ["value", "copied"]),
     ("fidelity", {}, None, same, ["value", "interval", "precision", "recall", "density"]),
     ("fld", {"epochs": 3}, None, None, []),
+    ("local_exceedance", {}, None, square, ["value", "p_value", "rank", "hits", "effective"]),
     ("maximal_similarity", {}, "cosine", None, []),
     ("mifid", {}, "cosine", None, []),
     ("ratio", {"threshold": 1.0}, None, square, ["value", "interval", "null", "dimension"]),
     ("ratio", {"group_duplicates": False, "dimension": 4.0}, None, square, ["dimension"]),
+    ("repeated_cell", {}, None, square, ["value", "p_value", "sample", "members"]),
+    ("share_test", {}, None, same, ["value", "interval", "null", "p_value", "z"]),
+    ("tail_test", {}, None, same, ["value", "interval", "null", "p_value", "cut", "ratio"]),
+    ("tail_test", {"within": 1.0}, None, same, ["value", "p_value", "cut", "ratio", "cuts"]),
     ("tolerance_fraction", {"tolerances": 1e-9}, None, halved_square, ["value", "null"]),
     ("vendi", {"kernel": "cosine"}, None, same, ["value", "interval", "null"]),
     ("vendi", {"kernel": "rbf"}, None, None, []),
@@ -171,23 +169,23 @@ def brute_force(x, y, metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("statistic", get_args(Statistic))
-@pytest.mark.parametrize("name", ["generated", "train", "heldout"])
-def test_closeness_against_brute_force(metric, statistic, name):
+def test_competition_against_brute_force(metric):
+    """The competition itself, and the exchangeability of its pool, of which there is no metric."""
     sets = make_sets()
-    found = closeness(Distances(**sets, metric=metric), name, statistic).numpy()
-    apart = {
-        target: brute_force(sets[name], sets[target], metric) for target in ("train", "heldout")
-    }
-    if name in apart:
-        np.fill_diagonal(apart[name], np.inf)
-    first, second = np.sort(apart["train"], axis=1)[:, :2].T
-    expected = {
-        "distance": first,
-        "local": first / apart["heldout"].min(1),
-        "ratio": first / second,
-    }[statistic]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    ready = Distances(**sets, metric=metric)
+    found = compete(ready)
+    to_train, to_heldout = (
+        brute_force(sets["generated"], sets[name], metric) for name in ("train", "heldout")
+    )
+    first, second = np.sort(np.concatenate([to_train, to_heldout], 1), axis=1)[:, :2].T
+    lengths = np.abs(first / second) ** (0.5 if metric == "cosine" else 1.0)
+    lengths[:COPIES] = 0.0
+    np.testing.assert_allclose(found.ratios, lengths, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found.target_share, to_train.min(1) < to_heldout.min(1))
+    plain = exchangeability(Distances(**unit(sets)))
+    if metric == "cosine":
+        assert exchangeability(ready).agreement == plain.agreement
+        assert exchangeability(ready).p_value == plain.p_value
 
 
 def test_balls_of_the_cosine_against_brute_force():

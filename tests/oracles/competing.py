@@ -81,7 +81,7 @@ def blank(rng, share=0.05, n=100):
     return x[:n], x[n : 2 * n], x[2 * n :]
 
 
-def categories(rng, m=100, n=40, h=150):
+def categories(rng, m=60, n=25, h=90):
     x = rng.choice(3, size=(m + n + h, 5), p=[0.6, 0.3, 0.1]).astype("f4")
     return x[:m], x[m : m + n], x[m + n :]
 

@@ -120,6 +120,6 @@ def share_test(
             "random labels",
         ),
         p_value=(1 + int((drawn >= nearer - 1e-7 * m).sum())) / (draws + 1),
-        z=(nearer - mean) / std if std > 0 else 0.0,
+        z=(nearer - mean) / std if std > 1e-9 * m else 0.0,
         effective_units=m**2 / squares if squares else float(m),
     )
