@@ -107,7 +107,7 @@ BAD = [
     (f"{SAMPLE} --train negative.npy", "negative.npy"),
     (f"{SAMPLE} --train good.npz --steps 100000000000", "steps=100000000000 takes 3.2 TB"),
     (f"{SAMPLE} --train good.npz --num 1000000000000000", "samples take 8 PB, and .* free in"),
-    (f"{SAMPLE} --train good.npz --batch-size 0", "batch_size"),
+    (f"{SAMPLE} --train good.npz --batch-size 0", "--batch-size"),
     (f"{SAMPLE} --train images --size 100000", "at 100000x100000 pixels takes 240 GB"),
     (f"{TRAIN} --train good.npz --width 100000000", "width=100000000.* takes 200 PB"),
     (f"{TRAIN} --train images --network unet --width 1000000", "takes 360 TB of memory"),

@@ -35,6 +35,7 @@ from memdiff.audit.planted_models import (
     Interpolation,
     Kernel,
     Scaled,
+    Transform,
 )
 
 __all__ = ["CASES", "EDITED", "LADDER", "Preset", "Round", "rounds"]
@@ -212,7 +213,7 @@ _COPIES = (
             _SURELY if transform == "flip" else 0.0,
             invariance=invariance,
         )
-        for transform, invariances in (("flip", ("flip", None)), ("shift", ("shift:1", None)))
+        for transform, invariances in _TRANSFORMED
         for invariance in invariances
     ),
     *(
@@ -298,6 +299,11 @@ EDITED: tuple[PlantedCase, ...] = tuple(
     )
     for num, size, demanded in ((20, 400, (0.9, 0.8)), (12, 600, (0.5, 0.5)))
     for edit in EDITS
+)
+
+_TRANSFORMED: tuple[tuple[Transform, tuple[str | None, ...]], ...] = (
+    ("flip", ("flip", None)),
+    ("shift", ("shift:1", None)),
 )
 
 CASES: tuple[PlantedCase, ...] = (
