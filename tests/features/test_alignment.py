@@ -121,7 +121,8 @@ def test_what_the_point_does_not_reach_is_not_explained():
     near = float(registered_residual(views(image, shift=(0.0, 2.0)), point))
     copy = float(registered_residual(views(image, scale=0.9), point))
     assert copy < near < far
-    assert far > 0.2
+    # Where the border of the point is continued instead, this is 0.05.
+    assert near > 0.12
 
 
 def test_images_without_contrast_are_alike_and_like_no_others():

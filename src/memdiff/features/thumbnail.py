@@ -27,9 +27,12 @@ class Thumbnail(Descriptor):
     are root mean square differences of standardised thumbnails, at most 2. Images without
     contrast have features near 0, all alike. Grids finer than the image repeat pixels.
 
-    What an edit of detail (JPEG, blur, noise, small crops and rotations), of brightness, contrast,
-    gamma or colour leaves of an image, this keeps. Mirrored copies are left to the search: see
-    :attr:`invariance`.
+    JPEG, blur, noise, brightness, contrast, gamma and colour leave most of it: 20 copies among 400
+    samples so edited are found in 9 or 10 of 10 draws (``benchmarks/edited_copies.py``, corrected
+    over 8 tests), by pixels in 0 to 10. Crops of 90 % and rotations by 5 degrees move it: 3 and 4
+    of 10, where candidates that are registered
+    (:func:`~memdiff.features.alignment.registered_residual`) give 10 and 8. Crops of 60 % and half
+    collages are not found. Mirrored copies are left to the search: see :attr:`invariance`.
 
     Args:
         side: Cells along each side of the grid, whatever the aspect of the images.
