@@ -155,6 +155,11 @@ _UNFAIR = (
     ),
     PlantedCase("held-out of the other half", Halves(), truth="unfair"),
 )
+_TRANSFORMED: tuple[tuple[Transform, tuple[str | None, ...]], ...] = (
+    ("flip", ("flip", None)),
+    ("shift", ("shift:1", None)),
+)
+
 _COPIES = (
     *_BY_SHARE,
     *(
