@@ -306,11 +306,6 @@ EDITED: tuple[PlantedCase, ...] = tuple(
     for edit in EDITS
 )
 
-_TRANSFORMED: tuple[tuple[Transform, tuple[str | None, ...]], ...] = (
-    ("flip", ("flip", None)),
-    ("shift", ("shift:1", None)),
-)
-
 CASES: tuple[PlantedCase, ...] = (
     *_FRESH,
     *_DEFECTS,
