@@ -229,12 +229,12 @@ def test(
         )
     if not found.has_heldout:
         return Evidence(features, found, compared, None, None)
-    competition = compete(found)
-    if refine is not None:
-        competition = refine(found, competition)
+    first = compete(found)
+    competition = first if refine is None else refine(found, first)
     tests = copying_tests(
         found,
         competition=competition,
+        also=() if refine is None else (first,),
         rate=settings.false_discovery_rate,
         resolution=settings.resolution,
         seed=settings.seed,

@@ -52,10 +52,13 @@ class Cells:
     Attributes:
         train: Number of training units in the cell, float64 ``(C,)``.
         heldout: Number of held-out units, float64 ``(C,)``.
+        label: What the cell is in the pool: the label of its value, or of its group in its set;
+            int64 ``(C,)``, the same in every competition of one pool.
     """
 
     train: np.ndarray
     heldout: np.ndarray
+    label: np.ndarray
 
     @cached_property
     def size(self) -> np.ndarray:
@@ -360,6 +363,7 @@ def _spread(
         cells = Cells(
             np.bincount(values[is_train], minlength=len(count))[used].astype(float),
             np.bincount(values[~is_train], minlength=len(count))[used].astype(float),
+            used,
         )
         units = (size, len(values) - size)
     else:
@@ -375,7 +379,7 @@ def _spread(
         sample, value = np.repeat(sample, length), np.repeat(value, length)
         share = np.repeat(share, length) * points[place] / count[value]
         used, cell = np.unique(pairs[1][place], return_inverse=True)
-        cells = Cells(trained[used].astype(float), (~trained[used]).astype(float))
+        cells = Cells(trained[used].astype(float), (~trained[used]).astype(float), used)
     return {
         "sample": sample,
         "cell": cell.reshape(-1),

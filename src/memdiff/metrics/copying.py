@@ -7,6 +7,7 @@ Bonferroni, valid under any dependence).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memdiff.metrics.competition import Competition, compete
@@ -75,6 +76,7 @@ def copying_tests(
     found: Distances,
     *,
     competition: Competition | None = None,
+    also: Sequence[Competition] = (),
     rate: float = 0.1,
     resolution: float = 0.01,
     seed: int = 0,
@@ -84,7 +86,8 @@ def copying_tests(
     Args:
         found: Distances with held-out points.
         competition: A competition to use in place of the one by these distances (for example
-            after the alignment of images).
+            after the registration of images).
+        also: Further competitions of the same pool that the tail test looks at as well.
         rate: False-discovery rate of the flagged list.
         resolution: Copied fraction that should not go unseen.
         seed: Seed of the relabellings.
@@ -108,7 +111,7 @@ def copying_tests(
     scale = local_scale(found, result, seed=seed)
     return CopyingTests(
         competition=result,
-        tail=tail_test(competition=result, seed=seed),
+        tail=tail_test(competition=result, also=also, seed=seed),
         share=share_test(competition=result, seed=seed),
         local=None
         if scale is None
