@@ -24,6 +24,7 @@ __all__ = [
     "Model",
     "Samples",
     "Scaled",
+    "Transform",
 ]
 
 Array = np.ndarray

@@ -32,9 +32,11 @@ from memdiff.audit.planted_models import (
     Copies,
     Dropped,
     EditedCopies,
+    Fresh,
     Interpolation,
     Kernel,
     Scaled,
+    Transform,
 )
 
 __all__ = ["CASES", "EDITED", "LADDER", "Preset", "Round", "rounds"]
@@ -46,6 +48,7 @@ _SURELY = 0.9
 _EITHER = ("memorizing", "overfitting")
 _NEITHER = ("inconclusive",)
 
+_TRANSFORMS: tuple[Transform, ...] = ("flip", "shift")
 _GAUSSIAN, _MIXTURE, _DIGITS = Gaussian(), Mixture(), Digits()
 _LAWS = (_GAUSSIAN, _MIXTURE, StudentT(), Manifold(), _DIGITS)
 _KINDS = (
@@ -91,8 +94,8 @@ _FRESH: tuple[PlantedCase, ...] = (
     PlantedCase("fresh, invariance on", _DIGITS, invariance="flip,shift:1"),
     *(
         PlantedCase("fresh, M : N : H", law, sizes=sizes)
-        for law in (_GAUSSIAN, Categorical())
-        for sizes in _RATIOS
+        for law, ratios in ((_GAUSSIAN, _RATIOS), (Categorical(), _RATIOS[::2]))
+        for sizes in ratios
     ),
     PlantedCase("fresh, more held-out", Categorical(), sizes=(500, 200, 1000)),
     PlantedCase("fresh, train without duplicates", _GAUSSIAN, heldout_repeats=0.3),
@@ -137,8 +140,10 @@ _DEFECTS = (
 )
 _UNFAIR = (
     *(
-        PlantedCase("no held-out data", law, model, "unfair", 1.0, _NEITHER, heldout=False)
-        for law, model in ((_GAUSSIAN, Scaled(1.0)), (_GAUSSIAN, Copies(0.05)))
+        PlantedCase(
+            f"no held-out data, {what}", _GAUSSIAN, model, "unfair", 1.0, _NEITHER, heldout=False
+        )
+        for what, model in (("fresh", Fresh()), ("5 % copies", Copies(0.05)))
     ),
     PlantedCase(
         "patients, no groups given", Patients(), truth="unfair", demanded=1.0, right=_NEITHER
@@ -209,11 +214,11 @@ _COPIES = (
             _DIGITS,
             Copies(0.05, transform=transform),
             "copies",
-            _SURELY if transform == "flip" else 0.0,
+            _SURELY if transform == "flip" and invariance else 0.0,
             invariance=invariance,
         )
-        for transform, invariances in (("flip", ("flip", None)), ("shift", ("shift:1", None)))
-        for invariance in invariances
+        for transform, on in zip(_TRANSFORMS, ("flip", "shift:1"), strict=True)
+        for invariance in (on, None)
     ),
     *(
         PlantedCase(
@@ -338,6 +343,7 @@ class _Plan:
     Attributes:
         sizes: Size of the sets, draws without copies, draws with copies.
         dimensions: Dimensions.
+        fewer: Dimensions of cases other than fresh samples and exact copies.
         own: Draws of cases with sizes of their own, without and with copies.
         ladder: Sizes and draws of each step of a ladder.
         images: Draws of cases of photographs without copies.
@@ -346,6 +352,7 @@ class _Plan:
 
     sizes: tuple[tuple[int, int, int], ...]
     dimensions: tuple[int, ...]
+    fewer: tuple[int, ...]
     own: tuple[int, int]
     ladder: tuple[tuple[int, int], ...]
     images: int
@@ -353,14 +360,15 @@ class _Plan:
 
 
 _PLANS = {
-    "quick": _Plan(((200, 10, 4),), (2, 32), (4, 3), ((200, 4),), 3, (2, 0)),
+    "quick": _Plan(((200, 8, 3),), (2, 32), (32,), (2, 2), ((200, 4),), 2, (2, 0)),
     "full": _Plan(
-        ((200, 100, 40), (500, 50, 25), (1000, 25, 25)),
+        ((200, 80, 40), (500, 50, 25), (1000, 25, 25)),
         (2, 8, 32, 128),
-        (60, 20),
+        (2, 32, 128),
+        (40, 20),
         ((200, 40), (500, 25)),
-        60,
-        (10, 10),
+        40,
+        (10, 4),
     ),
 }
 
@@ -391,13 +399,15 @@ def _planned(plan: _Plan) -> Iterator[tuple[int, Sizes, int, PlantedCase]]:
                 if size == 200:
                     yield 3072, (size, size, size), plan.images, case
                 continue
-            everywhere = case.name == "fresh" or case in _BY_SHARE
+            everywhere = case in _BY_SHARE or (case.name == "fresh" and case.law in _LAWS)
             if size > 200 and not (everywhere or case.least > 200):
                 continue
             if case.law.points is not None and 3 * size > case.law.points:
                 continue
             free = case.law.dimension is None
             dimensions = plan.dimensions if free else (case.law.dimension or 0,)
+            if free and not everywhere:
+                dimensions = plan.fewer
             for dimension in dimensions:
                 yield dimension, (size, size, size), times, case
     for case in (*_FRESH, *_DEFECTS, *_COPIES):
