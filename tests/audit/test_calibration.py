@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binom
 
 from memdiff.audit import AuditSettings, SelfCheck, audit, self_check
+from memdiff.audit.cases import CASES, LADDER
 from memdiff.audit.laws import (
     Blanks,
     Categorical,
@@ -37,8 +38,8 @@ from memdiff.audit.planted_models import (
     Kernel,
     Scaled,
 )
-from memdiff.audit.self_check import Rate, examine_planted
-from memdiff.audit.suite import CASES, LADDER, Round, rounds
+from memdiff.audit.self_check_row import Rate, examine_planted
+from memdiff.audit.suite import Round, rounds
 
 DRAWS = 50
 LAWS = [Gaussian(), Mixture(), Manifold(), Digits(), StudentT()]
