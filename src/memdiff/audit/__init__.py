@@ -10,7 +10,8 @@ from memdiff.audit.evidence import Evidence, Measurement
 from memdiff.audit.inputs import AuditInputs
 from memdiff.audit.pairing import CopiedPoint, Pair
 from memdiff.audit.result import AuditResult
-from memdiff.audit.self_check import Rate, SelfCheck, SelfCheckRow, self_check
+from memdiff.audit.self_check import SelfCheck, self_check
+from memdiff.audit.self_check_row import Rate, SelfCheckRow
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
 from memdiff.callable_package import call_by

@@ -24,6 +24,7 @@ __all__ = [
     "Model",
     "Samples",
     "Scaled",
+    "Transform",
 ]
 
 Array = np.ndarray
@@ -47,6 +48,11 @@ class Samples:
 
 class Model(ABC):
     """A generator of samples."""
+
+    @property
+    def disguises(self) -> bool:
+        """Whether copies are changed by more than noise, so that their share need not be seen."""
+        return False
 
     @abstractmethod
     def sample(self, law: Law, fresh: Array, train: Array, rng: np.random.Generator) -> Samples:
@@ -195,6 +201,11 @@ class Copies(Model):
     of_class: int | None = None
     others: Model = field(default_factory=Fresh)
 
+    @property
+    def disguises(self) -> bool:
+        """Whether they are transformed."""
+        return self.transform is not None
+
     def sample(self, law: Law, fresh: Array, train: Array, rng: np.random.Generator) -> Samples:
         """As :meth:`Model.sample`."""
         m = len(fresh)
@@ -225,6 +236,11 @@ class EditedCopies(Model):
 
     edit: str
     num: int
+
+    @property
+    def disguises(self) -> bool:
+        """Whether they are edited."""
+        return self.edit != "exact"
 
     def sample(self, law: Law, fresh: Array, train: Array, rng: np.random.Generator) -> Samples:
         """As :meth:`Model.sample`."""

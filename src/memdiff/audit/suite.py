@@ -1,4 +1,4 @@
-"""The cases of the self-check and the rounds in which they are drawn."""
+"""The rounds in which the cases of the self-check are drawn."""
 
 from __future__ import annotations
 
@@ -6,315 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from memdiff.audit.laws import (
-    Blanks,
-    Categorical,
-    Clusters,
-    Digits,
-    Gaussian,
-    HeavyTable,
-    LargeColumn,
-    Manifold,
-    MixedTable,
-    Mixture,
-    Patients,
-    Scales,
-    StudentT,
-    TwoClasses,
-    TwoWidths,
-    Windows,
-    ZeroInflated,
-)
-from memdiff.audit.photographs import EDITS, Halves, Patches
+from memdiff.audit.cases import BY_SHARE, EDITED, FRESH, LADDER, LAWS, OTHERS
+from memdiff.audit.photographs import Halves, Patches
 from memdiff.audit.planted import PlantedCase
-from memdiff.audit.planted_models import (
-    Collapse,
-    Copies,
-    Dropped,
-    EditedCopies,
-    Interpolation,
-    Kernel,
-    Scaled,
-    Transform,
-)
 
-__all__ = ["CASES", "EDITED", "LADDER", "Preset", "Round", "rounds"]
+__all__ = ["Preset", "Round", "rounds"]
 
 Preset = Literal["quick", "full"]
 Sizes = tuple[int, int, int]
-
-_SURELY = 0.9
-_EITHER = ("memorizing", "overfitting")
-_NEITHER = ("inconclusive",)
-
-_GAUSSIAN, _MIXTURE, _DIGITS = Gaussian(), Mixture(), Digits()
-_LAWS = (_GAUSSIAN, _MIXTURE, StudentT(), Manifold(), _DIGITS)
-_KINDS = (
-    *(Blanks(share) for share in (0.01, 0.02, 0.05, 0.1)),
-    ZeroInflated(),
-    Scales(),
-    LargeColumn(table=False),
-    LargeColumn(table=True),
-    Categorical(),
-    MixedTable(),
-    HeavyTable(),
-    Windows(),
-    Clusters(),
-    TwoWidths(),
-)
-_IMAGES = (Patches(), Patches(blank=0.05), Patches(binary=True))
-_RATIOS = (
-    (100, 5000, 100),
-    (100, 2000, 400),
-    (100, 1000, 50),
-    (100, 100, 5000),
-    (1000, 1000, 50),
-    (1000, 50, 1000),
-    (2000, 100, 400),
-    (5000, 100, 100),
-)
-
-_BY_SHARE = tuple(
-    PlantedCase(
-        f"exact copies {100 * share:g} %",
-        _GAUSSIAN,
-        Copies(share),
-        "copies",
-        demanded=_SURELY if share >= 0.01 else 0.0,
-        # Ten copies suffice, fewer need luck.
-        least=round(10 / share),
-    )
-    for share in (0.005, 0.01, 0.02, 0.05, 0.2, 1.0)
-)
-
-_FRESH: tuple[PlantedCase, ...] = (
-    *(PlantedCase("fresh", law) for law in (*_LAWS, *_KINDS, *_IMAGES)),
-    PlantedCase("fresh, invariance on", _DIGITS, invariance="flip,shift:1"),
-    *(
-        PlantedCase("fresh, M : N : H", law, sizes=sizes)
-        for law in (_GAUSSIAN, Categorical())
-        for sizes in _RATIOS
-    ),
-    PlantedCase("fresh, more held-out", Categorical(), sizes=(500, 200, 1000)),
-    PlantedCase("fresh, train without duplicates", _GAUSSIAN, heldout_repeats=0.3),
-    PlantedCase("fresh, patients in groups", Patients(), groups=True),
-    PlantedCase("doubled training set, fresh", _GAUSSIAN, repeats=2),
-    PlantedCase("20 % overlap, fresh", _GAUSSIAN, overlap=0.2),
-    PlantedCase("one tight class only", TwoClasses(), Dropped((1,))),
-    PlantedCase("one wide class only", TwoClasses(), Dropped((0,))),
-    PlantedCase("narrow class only", TwoWidths(), Dropped((1,))),
-    PlantedCase("two of five classes", _MIXTURE, Dropped((0, 3))),
-    PlantedCase("widest class only", _MIXTURE, Dropped((4,))),
-)
-_DEFECTS = (
-    *(
-        PlantedCase(f"collapse to {points} fresh points", law, Collapse(points))
-        for law, counts in (
-            (_GAUSSIAN, (1, 5, 10, 20)),
-            (_DIGITS, (1, 5)),
-            (Blanks(0.05), (10,)),
-            (Windows(), (5,)),
-            (Clusters(), (5,)),
-            (MixedTable(), (5,)),
-            (Patches(), (5,)),
-        )
-        for points in counts
-    ),
-    PlantedCase("collapse to 5 fresh points, spread 0.3", _GAUSSIAN, Collapse(5, 0.3)),
-    PlantedCase("collapse to 50 fresh points, spread 0.1", _MIXTURE, Collapse(50, 0.1)),
-    *(PlantedCase("inflated by 1.5", law, Scaled(1.5)) for law in (_GAUSSIAN, _MIXTURE)),
-    *(
-        PlantedCase(f"shrunk by {scale:g}", law, Scaled(scale))
-        for law, scales in (
-            (_GAUSSIAN, (0.8, 0.5)),
-            (_DIGITS, (0.8,)),
-            (StudentT(), (0.5,)),
-            (Windows(), (0.8,)),
-            (TwoWidths(), (0.8,)),
-            (Patches(), (0.8,)),
-        )
-        for scale in scales
-    ),
-)
-_UNFAIR = (
-    *(
-        PlantedCase("no held-out data", law, model, "unfair", 1.0, _NEITHER, heldout=False)
-        for law, model in ((_GAUSSIAN, Scaled(1.0)), (_GAUSSIAN, Copies(0.05)))
-    ),
-    PlantedCase(
-        "patients, no groups given", Patients(), truth="unfair", demanded=1.0, right=_NEITHER
-    ),
-    PlantedCase(
-        "held-out shifted by 0.5",
-        _GAUSSIAN,
-        truth="unfair",
-        demanded=_SURELY,
-        right=_NEITHER,
-        shift=0.5,
-        least=500,
-    ),
-    PlantedCase("held-out of the other half", Halves(), truth="unfair"),
-)
-_TRANSFORMED: tuple[tuple[Transform, tuple[str | None, ...]], ...] = (
-    ("flip", ("flip", None)),
-    ("shift", ("shift:1", None)),
-)
-
-_COPIES = (
-    *_BY_SHARE,
-    *(
-        PlantedCase(f"near copies 5 %, noise {noise:g}", _GAUSSIAN, Copies(0.05, noise), "copies")
-        for noise in (0.1, 0.3, 0.6)
-    ),
-    *(
-        PlantedCase(
-            f"near copies 100 %, noise {noise:g}",
-            _GAUSSIAN,
-            Copies(1.0, noise),
-            "copies",
-            demanded=_SURELY,
-            right=_EITHER,
-        )
-        for noise in (0.6, 1.0)
-    ),
-    *(
-        PlantedCase("exact copies 5 %", law, Copies(0.05), "copies", _SURELY)
-        for law in (*_LAWS[1:], ZeroInflated(), Scales(), MixedTable(), HeavyTable(), Windows())
-    ),
-    PlantedCase("5 % copies of one point", _GAUSSIAN, Copies(0.05, sources=1), "copies", _SURELY),
-    PlantedCase(
-        "collapse to 1 training point", _GAUSSIAN, Copies(1.0, sources=1), "copies", _SURELY
-    ),
-    PlantedCase(
-        "doubled training set, 5 % copies", _GAUSSIAN, Copies(0.05), "copies", _SURELY, repeats=2
-    ),
-    PlantedCase(
-        "20 % overlap, 5 % copies",
-        _GAUSSIAN,
-        Copies(0.05, distinct=True),
-        "copies",
-        overlap=0.2,
-    ),
-    PlantedCase(
-        "5 % copies, shrunk by 0.8",
-        _GAUSSIAN,
-        Copies(0.05, others=Scaled(0.8)),
-        "copies",
-        _SURELY,
-    ),
-    PlantedCase(
-        "patients in groups, 10 % copies",
-        Patients(),
-        Copies(0.1),
-        "copies",
-        groups=True,
-    ),
-    *(
-        PlantedCase(
-            f"5 % copies by {transform}, invariance {'on' if invariance else 'off'}",
-            _DIGITS,
-            Copies(0.05, transform=transform),
-            "copies",
-            _SURELY if transform == "flip" else 0.0,
-            invariance=invariance,
-        )
-        for transform, invariances in _TRANSFORMED
-        for invariance in invariances
-    ),
-    *(
-        PlantedCase(
-            f"wide class, {100 * share:g} % near copies",
-            TwoWidths(),
-            Copies(share, absolute=0.05, distinct=True, of_class=0),
-            "copies",
-            _SURELY,
-            sizes=(600, 600, 600),
-        )
-        for share in (0.1, 0.02)
-    ),
-    PlantedCase(
-        "collapse to 10 fresh points and 5 % copies",
-        _GAUSSIAN,
-        Copies(0.05, distinct=True, others=Collapse(10, 0.01)),
-        "copies",
-        _SURELY,
-        sizes=(1000, 1000, 1000),
-    ),
-    PlantedCase(
-        "3 % copies",
-        Blanks(0.05),
-        Copies(0.03, distinct=True),
-        "copies",
-        _SURELY,
-        sizes=(500, 500, 500),
-    ),
-    PlantedCase(
-        "40 % near copies, 4 % overlap",
-        _GAUSSIAN,
-        Copies(0.4, absolute=0.2, distinct=True),
-        "copies",
-        _SURELY,
-        sizes=(150, 300, 150),
-        overlap=0.04,
-        overlap_noise=0.1,
-        estimate=(0.35, 0.45),
-    ),
-    PlantedCase(
-        "1 % exact copies, few held-out",
-        _GAUSSIAN,
-        Copies(0.01),
-        "copies",
-        sizes=(1000, 5000, 500),
-    ),
-    PlantedCase(
-        "2 % near copies, few held-out",
-        _GAUSSIAN,
-        Copies(0.02, 0.1),
-        "copies",
-        sizes=(1000, 8000, 400),
-    ),
-)
-_FOLLOWS = (
-    *(
-        PlantedCase("SMOTE", law, Interpolation(), "follows")
-        for law in (_GAUSSIAN, _MIXTURE, Manifold())
-    ),
-)
-
-LADDER: tuple[PlantedCase, ...] = tuple(
-    PlantedCase(
-        f"kernel density, step {step}",
-        _GAUSSIAN,
-        Kernel(step / 8),
-        "copies" if step < 2 else "follows",
-        _SURELY if step == 0 else 0.0,
-        ladder="kernel density",
-    )
-    for step in range(9)
-)
-
-EDITED: tuple[PlantedCase, ...] = tuple(
-    PlantedCase(
-        f"{num / size:.0%} copies, {edit}",
-        Patches(),
-        EditedCopies(edit, num),
-        "copies",
-        demanded[edit in ("crop 90",)] if edit not in ("half collage", "crop 60") else 0.0,
-        sizes=(size, size, size),
-    )
-    for num, size, demanded in ((20, 400, (0.9, 0.8)), (12, 600, (0.5, 0.5)))
-    for edit in EDITS
-)
-
-CASES: tuple[PlantedCase, ...] = (
-    *_FRESH,
-    *_DEFECTS,
-    *_UNFAIR,
-    *_COPIES,
-    *_FOLLOWS,
-    *LADDER,
-    *EDITED,
-)
 
 _ONE_DIMENSION = 8
 """Dimension of cases with sizes of their own, or whose dimension is of no interest."""
@@ -344,6 +43,7 @@ class _Plan:
     Attributes:
         sizes: Size of the sets, draws without copies, draws with copies.
         dimensions: Dimensions.
+        fewer: Dimensions of cases other than fresh samples and exact copies.
         own: Draws of cases with sizes of their own, without and with copies.
         ladder: Sizes and draws of each step of a ladder.
         images: Draws of cases of photographs without copies.
@@ -352,6 +52,7 @@ class _Plan:
 
     sizes: tuple[tuple[int, int, int], ...]
     dimensions: tuple[int, ...]
+    fewer: tuple[int, ...]
     own: tuple[int, int]
     ladder: tuple[tuple[int, int], ...]
     images: int
@@ -359,10 +60,11 @@ class _Plan:
 
 
 _PLANS = {
-    "quick": _Plan(((200, 10, 4),), (2, 32), (4, 3), ((200, 4),), 3, (2, 0)),
+    "quick": _Plan(((200, 8, 3),), (2, 32), (32,), (2, 2), ((200, 4),), 2, (2, 0)),
     "full": _Plan(
         ((200, 50, 20), (500, 25, 12), (1000, 12, 10)),
         (2, 8, 32, 128),
+        (2, 32, 128),
         (40, 10),
         ((200, 20), (500, 12)),
         25,
@@ -389,7 +91,7 @@ def rounds(preset: Preset, repetitions: int | None = None) -> Iterator[Round]:
 
 def _planned(plan: _Plan) -> Iterator[tuple[int, Sizes, int, PlantedCase]]:
     for size, without, with_copies in plan.sizes:
-        for case in (*_FRESH, *_DEFECTS, *_UNFAIR, *_COPIES, *_FOLLOWS):
+        for case in (*FRESH, *OTHERS):
             times = with_copies if case.truth in ("copies", "follows") else without
             if case.sizes is not None:
                 continue
@@ -397,16 +99,18 @@ def _planned(plan: _Plan) -> Iterator[tuple[int, Sizes, int, PlantedCase]]:
                 if size == 200:
                     yield 3072, (size, size, size), plan.images, case
                 continue
-            everywhere = case.name == "fresh" or case in _BY_SHARE
+            everywhere = case in BY_SHARE or (case.name == "fresh" and case.law in LAWS)
             if size > 200 and not (everywhere or case.least > 200):
                 continue
             if case.law.points is not None and 3 * size > case.law.points:
                 continue
             free = case.law.dimension is None
             dimensions = plan.dimensions if free else (case.law.dimension or 0,)
+            if free and not everywhere:
+                dimensions = plan.fewer
             for dimension in dimensions:
                 yield dimension, (size, size, size), times, case
-    for case in (*_FRESH, *_DEFECTS, *_COPIES):
+    for case in (*FRESH, *OTHERS):
         if case.sizes is not None:
             times = plan.own[case.truth == "copies"]
             dimension = case.law.dimension or (20 if case.estimate else _ONE_DIMENSION)

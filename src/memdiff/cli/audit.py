@@ -138,7 +138,7 @@ def add_arguments(parser: Parser) -> None:
         "--preset",
         type=Literal["quick", "full"],
         default="quick",
-        help="Size of the self-check: a minute or two, or about ten.",
+        help="Size of the self-check: some five minutes on two cores, or about an hour.",
     )
     add_data_options(parser)
     add_stream_option(parser)
