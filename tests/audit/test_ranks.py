@@ -1,5 +1,6 @@
 """An audit shared among ranks: the audit of one process."""
 
+import pytest
 import torch
 
 from memdiff.audit import audit
@@ -11,8 +12,16 @@ def images(num, seed):
     return torch.nn.functional.interpolate(coarse, (8, 8), mode="bilinear")
 
 
-def test_all_that_is_said_is_the_same(in_ranks):
-    choices = {"features": ["pixels", "pca:5"], "invariance": "flip"}
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"features": ["pixels", "pca:5"], "invariance": "flip"},
+        {"features": ["auto"]},  # with registration
+        {"features": ["pixels"], "drop_overlap": True},
+    ],
+    ids=lambda choices: "-".join(map(str, choices["features"])),
+)
+def test_all_that_is_said_is_the_same(in_ranks, choices):
     train, heldout, samples = images(100, 0), images(90, 1), images(61, 2)
     train[17] = train[3]  # a duplicate
     heldout[5] = train[9]  # an overlap
@@ -22,7 +31,7 @@ def test_all_that_is_said_is_the_same(in_ranks):
         made = audit(generated=samples, train=train, heldout=heldout, ranks=ranks, **choices)
         whole = made.to_dict()
         del whole["provenance"]
-        return made.verdict, whole, [one.by_distance.p_value for one in made.evidence]
+        return made.verdict, whole, [one.tests.p_value for one in made.evidence]
 
     alone = run(None)
     assert alone[0] == "memorizing"

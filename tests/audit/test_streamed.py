@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from memdiff.audit import audit
-from memdiff.audit.inputs import distinct_points, duplicate_distance
+from memdiff.audit.inputs import duplicate_distance, prepare
 from memdiff.data import Dataset, StreamedDataset, load
 from memdiff.features import DCT, PCA, FeatureCache, Flip, Pixels, TableColumns
 from memdiff.features import descriptor as descriptor_module
-from memdiff.neighbors import duplicate_groups, self_nearest
+from memdiff.neighbors import self_nearest
 from memdiff.sources import Rows
 
 
@@ -70,11 +70,19 @@ def _assert_same(one: Any, other: Any, where: str = "") -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("features", [["pixels", "dct:3"], ["pca:5"]], ids="+".join)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"features": ["pixels", "dct:3"], "invariance": "flip"},
+        {"features": ["pca:5"], "invariance": "flip", "drop_overlap": True},
+        {"features": ["auto"]},  # with registration
+    ],
+    ids=lambda options: "+".join(options["features"]),
+)
 def test_the_report_is_that_of_the_loaded_sets(
-    tmp_path: Path, features: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"features": features, "invariance": "flip", "pairs": 8}
+    options = {**options, "pairs": 8}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     loaded = audit(**_sets(tmp_path / "a", None), **options)
@@ -111,8 +119,9 @@ def test_vectors_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     rows = {name: Rows.open(tmp_path / f"{name}.npy", name) for name in sets}
     streamed = audit(**rows, features=["pixels", "table"], pairs=4)
     for mine, theirs in zip(streamed.evidence, loaded.evidence, strict=True):
-        assert mine.test.p_distance == pytest.approx(theirs.test.p_distance)
-        assert mine.test.copied == pytest.approx(theirs.test.copied)
+        assert mine.tests.p_value == pytest.approx(theirs.tests.p_value)
+        assert mine.tests.fraction.value == pytest.approx(theirs.tests.fraction.value)
+        assert mine.exchangeability.p_value == theirs.exchangeability.p_value
     assert [pair.train for pair in streamed.pairs] == [pair.train for pair in loaded.pairs]
     streamed.to_html(tmp_path / "report.html")
 
@@ -187,11 +196,32 @@ def test_the_tolerance_from_some_of_many_points(monkeypatch: pytest.MonkeyPatch)
     assert duplicate_distance(x, 0.01, 4000) == pytest.approx(exact, rel=0.1)
 
 
-def test_one_point_of_each_group(tmp_path: Path) -> None:
-    x = torch.tensor([[3.0], [1.0], [3.0], [2.0], [1.0]])
-    np.save(tmp_path / "x.npy", x.numpy())
-    rows = Rows.open(tmp_path / "x.npy")
-    found = [distinct_points(points, duplicate_groups(points)) for points in (rows, x)]
-    assert isinstance(found[0], Rows)
-    assert found[0][:].tolist() == found[1].tolist() == [[3.0], [1.0], [2.0]]
-    assert distinct_points(rows[1:4], duplicate_groups(rows[1:4])).tolist() == x[1:4].tolist()
+def test_inputs_on_disk_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overlap, dropped or not, distinct values where a set was cleaned, groups."""
+    random = np.random.default_rng(0)
+    atoms = random.standard_normal((40, 3)).astype(np.float32)
+    sets = {name: atoms[random.integers(0, 40, 90)] for name in ("generated", "heldout")}
+    sets["train"] = np.unique(atoms, axis=0)[:35]
+    for name, x in sets.items():
+        np.save(tmp_path / f"{name}.npy", x)
+    _no_loading(monkeypatch)
+    labels = {name: np.arange(len(sets[name])) for name in ("train", "heldout")}
+    for options in ({}, {"drop_overlap": True}, {"groups": labels}):
+        order = ("generated", "train", "heldout")
+        rows = [Rows.open(tmp_path / f"{name}.npy", name) for name in order]
+        if "drop_overlap" in options:
+            rows[2] = Rows.joined([rows[2], random.standard_normal((9, 3)).astype(np.float32)])
+            rows[1] = Rows.joined([rows[1], random.standard_normal((9, 3)).astype(np.float32)])
+        streamed = prepare(*rows, 0.01, **options)
+        loaded = prepare(*(one[:] for one in rows), 0.01, **options)
+        assert streamed.overlap == loaded.overlap and streamed.notes == loaded.notes
+        assert streamed.tolerance == pytest.approx(loaded.tolerance)
+        for name in ("compared", "kin", "groups"):
+            mine, theirs = getattr(streamed, name), getattr(loaded, name)
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+        for name, data in streamed.sets.items():
+            assert isinstance(data, StreamedDataset)
+            assert torch.equal(data.x[:], loaded.sets[name].x)
