@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from memdiff.cli import main
-from memdiff.cli.program import FAULT_EXIT
+from memdiff.cli.terminal import FAULT_EXIT
 
 SMALL = (
     *("--width", "8", "--batch-size", "7", "--monitor-every", "4", "--monitor-samples", "4"),

@@ -20,7 +20,7 @@ from memdiff.cli.data_options import (
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
-from memdiff.cli.terminal import shown
+from memdiff.cli.terminal import FAULT_EXIT, shown
 from memdiff.ranks import joined
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _audit(options: Namespace) -> int:
 
 
 def _self_check(options: Namespace) -> int:
-    """The audit audited; exit code 1 if it is not as good as its word."""
+    """The audit audited; the exit code of a fault if it is not as good as its word."""
     import os
 
     from memdiff.audit import self_check
@@ -253,7 +253,7 @@ def _self_check(options: Namespace) -> int:
     print(json.dumps(result.to_dict()) if options.json else result.table())
     for problem in result.problems:
         print(f"memdiff audit: {problem}", file=sys.stderr)
-    return 0 if result.passed else 1
+    return 0 if result.passed else FAULT_EXIT
 
 
 def _print(result: AuditResult, out: Path, *, as_json: bool) -> None:

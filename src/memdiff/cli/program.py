@@ -17,15 +17,12 @@ from jsonargparse import ActionConfigFile, Namespace
 
 from memdiff.cli import audit, doctor, reproduce, sample, train
 from memdiff.cli.parser import Parser
-from memdiff.cli.terminal import shown
+from memdiff.cli.terminal import FAULT_EXIT, shown
 from memdiff.cli.together import Voice, processes
 from memdiff.cli.wording import as_options
 from memdiff.ranks import DEAD_RANK_EXIT, RankError
 
-__all__ = ["FAULT_EXIT", "main"]
-
-FAULT_EXIT = 70
-"""Exit code of a fault of memdiff itself, EX_SOFTWARE of sysexits.h: a traceback comes with it."""
+__all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

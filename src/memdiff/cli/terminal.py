@@ -1,10 +1,13 @@
-"""What is printed: text that a terminal shows and does not obey."""
+"""What a terminal gets: text that it shows and does not obey, and the exit code of our faults."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["shown"]
+__all__ = ["FAULT_EXIT", "shown"]
+
+FAULT_EXIT = 70
+"""Exit code of a fault of memdiff itself, EX_SOFTWARE of sysexits.h."""
 
 # Control characters, characters that turn the direction of writing, and bytes of no encoding.
 _HIDDEN = ("Cc", "Cf", "Cs")
