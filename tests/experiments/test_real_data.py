@@ -38,7 +38,7 @@ def test_without_a_regulariser_all_samples_are_copies_and_held_out_images_are_no
     strength, found = drawn(halves, "none")
     assert math.isnan(strength)
     assert found.ratio.value >= 0.95 and found.fraction.values[ABSOLUTE] >= 0.95
-    assert found.exchange.value >= 0.95
+    assert found.share.value >= 0.95
     assert found.ratio.null.value <= 0.02
     assert found.fraction.nulls[ABSOLUTE].value == 0.0
     assert found.fidelity == pytest.approx(1.0, abs=0.1)
@@ -48,7 +48,7 @@ def test_without_a_regulariser_all_samples_are_copies_and_held_out_images_are_no
 def test_regularised_samples_pass_as_new_and_are_training_images_under_noise(halves, regularizer):
     strength, found = drawn(halves, regularizer)
     assert found.ratio.value <= 0.5 and found.fraction.values[ABSOLUTE] == 0.0
-    assert found.exchange.value >= 0.9 and found.exchange.p_value < 0.01
+    assert found.share.value >= 0.9 and found.share.p_value < 0.01
     assert found.fidelity > 1.05
     assert real_data.agrees(found, predict(regularizer, strength, 64))
 
@@ -73,12 +73,12 @@ def test_measurements_of_planted_copies_and_fresh_images(halves):
     found = measure(torch.cat([train.x[:40], half]), train, rest)
     assert found.ratio.value == pytest.approx(0.5, abs=0.03)
     assert found.fraction.values[ABSOLUTE] == 0.5
-    assert 0.6 < found.exchange.value < 0.9
+    assert 0.6 < found.share.value < 0.9
     assert (found.nearest[:40] == torch.arange(40)).all()
     noise = torch.randn(half.shape, generator=torch.Generator().manual_seed(0))
     noisy = measure(train.x[:40] + 0.6 * noise, train, rest)
     assert noisy.noise == pytest.approx(0.6, rel=0.05)
-    assert noisy.fidelity > 1.2 and noisy.exchange.value > 0.9
+    assert noisy.fidelity > 1.2 and noisy.share.value > 0.9
     assert noisy.fraction.tolerances[THIRD] == pytest.approx(noisy.unit / 3)
 
 
