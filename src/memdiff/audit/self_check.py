@@ -115,7 +115,7 @@ class SelfCheck:
 
     def to_dict(self) -> dict[str, Any]:
         """The result in plain types."""
-        from memdiff.audit.result import plain
+        from memdiff.audit.record import plain
 
         return {
             "schema": 2,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from memdiff.audit.evidence import Evidence
+from memdiff.audit.findings import Findings
 from memdiff.audit.page.duplicates import duplicate_blocks
 from memdiff.audit.page.evidence_tables import (
     exchangeability_table,
@@ -24,7 +25,7 @@ from memdiff.audit.page.figures import (
 from memdiff.audit.page.limitations import limitations
 from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
 from memdiff.audit.page.pairs import copied_blocks, pair_blocks
-from memdiff.audit.result import AuditResult, plain
+from memdiff.audit.record import plain
 from memdiff.metrics.extraction import Extraction
 from memdiff.report import (
     Banner,
@@ -55,7 +56,7 @@ _TITLES = {
 _NOUNS = {"images": "images", "video": "clips", "table": "rows", "vectors": "vectors"}
 
 
-def write_page(result: AuditResult, path: Path) -> Path:
+def write_page(result: Findings, path: Path) -> Path:
     """Write the result as one HTML file that opens offline, by a temporary name that is renamed.
 
     Args:
@@ -69,7 +70,7 @@ def write_page(result: AuditResult, path: Path) -> Path:
     return path
 
 
-def compose(result: AuditResult) -> Document:
+def compose(result: Findings) -> Document:
     """The page as a document: verdict, advice, evidence, pairs, limitations, provenance."""
     decisive = _decisive(result)
     sections = [
@@ -99,12 +100,12 @@ def compose(result: AuditResult) -> Document:
     )
 
 
-def _decisive(result: AuditResult) -> Evidence:
+def _decisive(result: Findings) -> Evidence:
     name = result.decision.descriptor
     return next((e for e in result.evidence if e.name == name), result.evidence[0])
 
 
-def _subtitle(result: AuditResult) -> str:
+def _subtitle(result: Findings) -> str:
     inputs = result.inputs
     noun = _NOUNS[inputs.train.kind]
     heldout = (
@@ -118,7 +119,7 @@ def _subtitle(result: AuditResult) -> str:
     return f"{against} {heldout}; features: {features}{transforms}."
 
 
-def _banner(result: AuditResult) -> Banner:
+def _banner(result: Findings) -> Banner:
     decision, settings = result.decision, result.settings
     facts = {}
     if not decision.reasons:
@@ -160,7 +161,7 @@ def _headline(entry: Evidence) -> list[Block]:
     ]
 
 
-def _advice(result: AuditResult) -> Block:
+def _advice(result: Findings) -> Block:
     if not result.advice:
         return Paragraph("Nothing was found that calls for action.")
     return Table(
@@ -171,7 +172,7 @@ def _advice(result: AuditResult) -> Block:
     )
 
 
-def _tests(result: AuditResult) -> list[Block]:
+def _tests(result: Findings) -> list[Block]:
     if result.inputs.heldout is None:
         return [Paragraph("Without held-out data there are no decoys, and no test.")]
     level = f"{result.settings.level:g}"
@@ -194,7 +195,7 @@ def _tests(result: AuditResult) -> list[Block]:
     ]
 
 
-def _measurements(result: AuditResult) -> list[Block]:
+def _measurements(result: Findings) -> list[Block]:
     intro = (
         "Published measures of memorisation, fidelity and diversity, each beside its value "
         "without memorisation. None has a value that is good in itself: compare the columns."
@@ -202,7 +203,7 @@ def _measurements(result: AuditResult) -> list[Block]:
     return [Paragraph(intro), *(measurement_table(entry) for entry in result.evidence)]
 
 
-def _extraction(result: AuditResult) -> list[Block]:
+def _extraction(result: Findings) -> list[Block]:
     found = result.extraction
     if found is None:
         return [Paragraph("No sample is flagged as a copy, so nothing counts as extracted.")]
@@ -267,7 +268,7 @@ def _extrapolation_table(found: Extraction) -> Table:
     )
 
 
-def _sensitivity(result: AuditResult) -> list[Block]:
+def _sensitivity(result: Findings) -> list[Block]:
     if result.inputs.heldout is None:
         return [Paragraph("Without held-out data there is no estimate.")]
     names = " and ".join(entry.name for entry in result.evidence[:4])
@@ -288,7 +289,7 @@ def _sensitivity(result: AuditResult) -> list[Block]:
     ]
 
 
-def _provenance(result: AuditResult) -> list[Block]:
+def _provenance(result: Findings) -> list[Block]:
     settings = plain(result.settings)
     blocks: list[Block] = [
         Table(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memdiff.audit.findings import Findings
 from memdiff.audit.page.differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
-from memdiff.audit.result import AuditResult
 from memdiff.report import Gallery, GalleryItem, Paragraph, Table
 from memdiff.report.document import Block
 
@@ -17,7 +17,7 @@ _MOST_GROUPS = 8
 _MOST_MEMBERS = 4
 
 
-def duplicate_blocks(result: AuditResult) -> list[Block]:
+def duplicate_blocks(result: Findings) -> list[Block]:
     """Duplicate groups of the training data, with examples, and the overlap with held-out."""
     inputs = result.inputs
     groups = inputs.duplicates
@@ -36,7 +36,7 @@ def duplicate_blocks(result: AuditResult) -> list[Block]:
     return blocks
 
 
-def _groups(result: AuditResult, members: Sequence[Sequence[int]], note: str) -> Block:
+def _groups(result: Findings, members: Sequence[Sequence[int]], note: str) -> Block:
     train = result.inputs.train
     title = "Groups of duplicated training points"
     if has_pictures(train):
@@ -70,7 +70,7 @@ def _short(name: str, index: int) -> str:
     return str(index) if name.startswith("row ") else name.rsplit("/", 1)[-1]
 
 
-def _duplicate_text(result: AuditResult, repeated: int) -> str:
+def _duplicate_text(result: Findings, repeated: int) -> str:
     inputs = result.inputs
     groups, count = inputs.duplicates, len(inputs.train)
     if not repeated:
@@ -87,7 +87,7 @@ def _duplicate_text(result: AuditResult, repeated: int) -> str:
     )
 
 
-def _overlap_text(result: AuditResult) -> str:
+def _overlap_text(result: Findings) -> str:
     inputs, overlap = result.inputs, result.inputs.overlap
     if inputs.heldout is None:
         texts = ["There are no held-out data with which training data could overlap."]
