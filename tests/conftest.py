@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 # One thread a worker: `make test` runs two workers on two cores.
 torch.set_num_threads(1)

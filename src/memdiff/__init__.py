@@ -14,11 +14,12 @@ Names are imported when they are first used.
 
 from typing import TYPE_CHECKING
 
-from memdiff.lazy import lazily
+from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
+    from memdiff import generate
     from memdiff.data import Dataset, load
-    from memdiff.generation import Generated, GenerationSettings, generate
+    from memdiff.generate import Generated, GenerationSettings, Selection, regularised, select
     from memdiff.objectives import (
         denoising_score_matching,
         draw,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
         Tempered,
         Tikhonov,
     )
-    from memdiff.selection import Selection, regularised, select
 
 __all__ = [
     "DDIM",
@@ -111,10 +111,12 @@ _NAMES = {
         "Dataset",
         "load",
     ),
-    "memdiff.generation": (
+    "memdiff.generate": (
         "Generated",
         "GenerationSettings",
-        "generate",
+        "Selection",
+        "regularised",
+        "select",
     ),
     "memdiff.objectives": (
         "denoising_score_matching",
@@ -160,31 +162,25 @@ _NAMES = {
         "Tempered",
         "Tikhonov",
     ),
-    "memdiff.selection": (
-        "Selection",
-        "regularised",
-        "select",
-    ),
 }
 _MODULES = (
     "audit",
     "data",
+    "doctor",
     "dynamics",
     "experiments",
     "features",
-    "generation",
+    "generate",
     "metrics",
     "neighbors",
     "objectives",
     "posterior",
     "processes",
     "products",
-    "provenance",
-    "ranks",
     "report",
+    "run",
     "samplers",
     "scores",
-    "selection",
     "sources",
     "testing",
     "training",

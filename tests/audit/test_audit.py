@@ -8,7 +8,7 @@ import torch
 
 from memdiff.audit import audit
 from memdiff.data import Dataset, load
-from memdiff.generation import GenerationSettings, generate
+from memdiff.generate import GenerationSettings, generate
 
 
 def normal(num, dim=16, seed=0):

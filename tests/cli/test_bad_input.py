@@ -234,7 +234,7 @@ def test_a_full_standard_output_is_one_sentence(corpus, tmp_path):
 
 
 def test_a_fault_of_ours_is_not_a_gate(corpus, tmp_path, capsys, monkeypatch):
-    from memdiff import generation
+    from memdiff.generate import generation
 
     def broken(*arguments, **options):
         raise IndexError("list index out of range")
@@ -258,7 +258,7 @@ def test_a_fault_of_ours_is_not_a_gate(corpus, tmp_path, capsys, monkeypatch):
     ],
 )  # fmt: skip
 def test_memory_that_runs_out_is_one_sentence(corpus, tmp_path, capsys, monkeypatch, error, said):
-    from memdiff import generation
+    from memdiff.generate import generation
 
     def full(*arguments, **options):
         raise error
@@ -276,7 +276,7 @@ def test_warnings_of_libraries_do_not_leak_and_quiet_is_quiet(
 ):
     import warnings
 
-    from memdiff import generation
+    from memdiff.generate import generation
 
     real = generation.sample
 

@@ -46,14 +46,14 @@ def test_answers_without_torch(arguments):
 
 
 def test_choices_are_those_of_the_library():
-    from memdiff import generation
+    from memdiff import generate
     from memdiff.data import STREAM_ABOVE
     from memdiff.features import DESCRIPTOR_FORMS
 
-    assert choices.REGULARIZERS == generation.REGULARIZERS
-    assert choices.PROCESSES == generation.PROCESSES
-    assert choices.SAMPLERS == generation.SAMPLERS
-    assert tuple(generation.STOPPING_RULES) == choices.STOPPING_RULES
+    assert choices.REGULARIZERS == generate.REGULARIZERS
+    assert choices.PROCESSES == generate.PROCESSES
+    assert choices.SAMPLERS == generate.SAMPLERS
+    assert tuple(generate.STOPPING_RULES) == choices.STOPPING_RULES
     assert choices.DESCRIPTOR_FORMS == DESCRIPTOR_FORMS
     assert choices.STREAM_ABOVE == STREAM_ABOVE
 

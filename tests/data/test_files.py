@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memdiff.data.files import replace_file, save_arrays, sha256_of, write_json
+from memdiff.run.writing import replace_file, save_arrays, write_json
+from memdiff.sources.hashing import sha256_of
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):

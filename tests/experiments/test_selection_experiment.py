@@ -8,7 +8,7 @@ import torch
 from memdiff.experiments import selection as experiment
 from memdiff.experiments.experiment import Context
 from memdiff.experiments.selection import Choice, choose, compare, curves, data_law
-from memdiff.selection import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
+from memdiff.generate.selection import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
 
 
 def test_both_curves_estimate_the_same_error():

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memdiff.generate.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.objectives import draw
 from memdiff.posterior import Posterior, Trajectory
 from memdiff.processes import EDM, VP
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, leave_one_out_likelihood, silverman_bandwidth
-from memdiff.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.sources import Rows
 from memdiff.sources import rows as rows_module
 

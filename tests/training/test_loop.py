@@ -11,7 +11,7 @@ from torch import nn
 
 from memdiff.objectives import LogUniformRatio
 from memdiff.processes import EDM, VP
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores import NetworkScore
 from memdiff.scores.base import Score
 from memdiff.training import (
@@ -233,7 +233,7 @@ import torch
 import torch.distributed as dist
 torch.set_num_threads(1)
 from memdiff.processes import VP
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 from memdiff.scores import NetworkScore
 from memdiff.training import TrainingSettings, train
 from memdiff.training.networks import MLP

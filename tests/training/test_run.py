@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from memdiff.data import Dataset
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.samplers import Heun, sample
 from memdiff.training import (
     MonitorSettings,

@@ -14,7 +14,7 @@ from memdiff.audit.self_check import SelfCheck, self_check
 from memdiff.audit.self_check_row import Rate, SelfCheckRow
 from memdiff.audit.settings import AuditSettings
 from memdiff.audit.verdict import DescriptorTest, Verdict, decide
-from memdiff.callable_package import call_by
+from memdiff.public.callable_package import call_by
 
 __all__ = [
     "Advice",

@@ -24,8 +24,8 @@ from memdiff.audit.verdict import DescriptorTest, Verdict, decide, undecidable
 from memdiff.data import Dataset
 from memdiff.features import Descriptor, FeatureCache, parse_descriptor, parse_invariance
 from memdiff.metrics import extraction
-from memdiff.provenance import provenance
-from memdiff.ranks import Ranks
+from memdiff.run.provenance import provenance
+from memdiff.run.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["Examination", "audit", "examine", "judge"]

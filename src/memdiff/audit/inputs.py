@@ -23,7 +23,7 @@ from memdiff.data import (
 )
 from memdiff.metrics.relabelling import train_counts
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["AuditInputs", "Overlap", "Source", "duplicate_distance", "prepare"]

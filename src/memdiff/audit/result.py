@@ -10,7 +10,7 @@ from typing import Any
 from memdiff.audit.findings import Findings
 from memdiff.audit.page import write_page
 from memdiff.audit.record import record
-from memdiff.data import replace_file
+from memdiff.run.writing import replace_file
 
 __all__ = ["AuditResult"]
 

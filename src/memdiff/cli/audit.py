@@ -21,7 +21,7 @@ from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.cli.terminal import FAULT_EXIT, shown
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 
 if TYPE_CHECKING:
     from memdiff.audit import AuditResult
@@ -171,8 +171,8 @@ def run(options: Namespace) -> int:
 
 def _audit(options: Namespace) -> int:
     from memdiff.audit import AuditSettings, audit
-    from memdiff.doctor import resolve_device
     from memdiff.features import parse_descriptor, parse_invariance
+    from memdiff.run.devices import resolve_device
 
     # What is wrong with the options is said before anything is loaded.
     features = [name if name == "auto" else parse_descriptor(name) for name in options.features]
@@ -237,7 +237,7 @@ def _self_check(options: Namespace) -> int:
     import os
 
     from memdiff.audit import self_check
-    from memdiff.data import write_json
+    from memdiff.run.writing import write_json
 
     if not joined().is_first:
         return 0  # one process starts its own workers

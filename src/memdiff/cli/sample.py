@@ -17,7 +17,7 @@ from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 from memdiff.cli.terminal import shown
 from memdiff.cli.wording import as_options
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 
 if TYPE_CHECKING:
     from memdiff.data import Dataset
@@ -94,8 +94,8 @@ def run(options: Namespace) -> int:
 
 
 def _run(options: Namespace) -> int:
-    from memdiff.doctor import resolve_device
-    from memdiff.generation import GenerationSettings, generate_to_file
+    from memdiff.generate import GenerationSettings, generate_to_file
+    from memdiff.run.devices import resolve_device
 
     strength = options.strength
     settings = GenerationSettings(

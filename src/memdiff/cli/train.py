@@ -217,8 +217,8 @@ def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
 
 
 def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
-    from memdiff.doctor import resolve_device
-    from memdiff.ranks import joined
+    from memdiff.run.devices import resolve_device
+    from memdiff.run.ranks import joined
     from memdiff.samplers import Heun
     from memdiff.training import assess, train_in_folder, write_reports
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memdiff.data.dataset import Dataset, Encoding, Kind
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
 from memdiff.sources import Rows
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memdiff.data.files import sha256_of
 from memdiff.data.missing import Completion
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["Dataset", "Encoding", "Form", "Kind"]
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from memdiff.data.dataset import Dataset
 from memdiff.data.dates import DATE_FORMS, date_text
-from memdiff.data.files import replace_file
 from memdiff.data.frames import from_frame, import_pandas, is_number, to_frame
 from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
+from memdiff.run.writing import replace_file
 
 __all__ = ["TABLE_SUFFIXES", "load_table", "save_table"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from memdiff.lazy import lazily
+from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
     from memdiff.experiments.experiment import Context, Experiment, Outcome

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from memdiff.data.files import replace_file, sha256_of
 from memdiff.processes import EDM
+from memdiff.run.writing import replace_file
 from memdiff.scores import NetworkScore
+from memdiff.sources.hashing import sha256_of
 from memdiff.training.networks.mlp import MLP, time_columns
 
 __all__ = ["NetworkStack", "StackSettings", "snapshots"]

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memdiff.data.files import replace_file
 from memdiff.experiments.experiment import Context
 from memdiff.experiments.published import published
 from memdiff.metrics import tolerance_fraction
 from memdiff.processes import ForwardProcess
+from memdiff.run.writing import replace_file
 from memdiff.samplers import RK45, sample
 from memdiff.scores import NetworkScore, Score
 from memdiff.training.ensemble import Ensemble, Member

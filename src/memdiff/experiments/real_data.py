@@ -2,8 +2,8 @@ r"""Closed-form scores of images: which tests for copies their samples pass, and
 
 Half of the images are the training set of an empirical score, the other half are held out. The
 score is sampled as it is, and regularised with the strength that leave-one-out selection chooses
-(:mod:`memdiff.selection`), by Heun's method with 40 steps. Measured of the samples, and of the
-held-out images as the null:
+(:mod:`memdiff.generate.selection`), by Heun's method with 40 steps. Measured of the samples,
+and of the held-out images as the null:
 
 * *copies*: the share of samples nearer to a training image than a tolerance, and that with
   :math:`d_1/d_2 < 1/3`;
@@ -45,7 +45,7 @@ from memdiff.experiments.image_copies import (
     images_figure,
     measure,
 )
-from memdiff.generation import GenerationSettings, generate
+from memdiff.generate import GenerationSettings, generate
 from memdiff.metrics import Interval, Null
 from memdiff.report.document import Cell, CellValue
 
@@ -64,7 +64,7 @@ class Method:
     Attributes:
         key: Name in ``results.json``.
         label: Name in figures and tables.
-        regularizer: Name of the regulariser (see :mod:`memdiff.generation`).
+        regularizer: Name of the regulariser (see :mod:`memdiff.generate.generation`).
         strength: Its strength, or ``"auto"``, or a stopping rule.
         symbol: How the strength is written, with ``{}`` for the number.
     """

@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeAlias, cast
 
 import torch
 
-from memdiff.data.files import write_json
 from memdiff.experiments.experiment import (
     Context,
     Experiment,
@@ -32,8 +31,9 @@ from memdiff.experiments.experiment import (
     check_preset,
 )
 from memdiff.experiments.store import Finished, Store, settings_key
-from memdiff.provenance import provenance
-from memdiff.ranks import Ranks
+from memdiff.run.provenance import provenance
+from memdiff.run.ranks import Ranks
+from memdiff.run.writing import write_json
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
 

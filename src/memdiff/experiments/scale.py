@@ -9,7 +9,7 @@ images, and only then each image comes again. For the ratio test, :math:`d_2` is
 the nearest map of *another* image than that of :math:`d_1`.
 
 For every size the score is sampled as it is and under Tikhonov, :math:`s = r/(\sigma^2 + c)`,
-with ``c`` from leave-one-out (:mod:`memdiff.selection`), by Heun's method with 40 steps:
+with ``c`` from leave-one-out (:mod:`memdiff.generate.selection`), by Heun's method with 40 steps:
 
 * *copies*: the share with :math:`d_1/d_2 < 1/3`, and with :math:`d_1` below a third of the median
   distance of a held-out picture to the training set;
@@ -47,13 +47,13 @@ from memdiff.experiments.scale_views import (
     images_figure,
     scale_table,
 )
+from memdiff.generate.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.metrics import clopper_pearson
 from memdiff.neighbors import nearest
 from memdiff.objectives import Draws, LogUniformRatio, draw
 from memdiff.processes import EDM
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, Score, Tikhonov, silverman_bandwidth
-from memdiff.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.training import AffineAugmentation
 
 __all__ = ["EXPERIMENTS", "MAPS", "Images", "build_images", "measure", "other_image_ratio"]

@@ -9,8 +9,8 @@ from a tenth of Silverman's bandwidth up:
 
   .. math:: I(s_\theta) = E_t\, \sigma^2\, E_{p_t} |s_\theta - \nabla \log p_t|^2 ;
 
-* the *leave-one-out loss* :math:`CV(\theta)` (:mod:`memdiff.selection`), on the training points
-  alone. The *oracle* minimises the first, the *choice* the second.
+* the *leave-one-out loss* :math:`CV(\theta)` (:mod:`memdiff.generate.selection`), on the
+  training points alone. The *oracle* minimises the first, the *choice* the second.
 
 A score that has not seen :math:`x_n` is independent of it, so that the loss of the population
 score on the same draws is what separates the two:
@@ -31,6 +31,15 @@ import torch
 from torch import Tensor
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome, Table
+from memdiff.generate.selection import (
+    EARLY_STOP,
+    EMPIRICAL_BAYES,
+    TEMPERATURE,
+    TIKHONOV,
+    Family,
+    leave_one_out_draws,
+    select,
+)
 from memdiff.objectives import (
     Draws,
     LogUniformRatio,
@@ -44,15 +53,6 @@ from memdiff.processes import VE
 from memdiff.report.document import CellValue
 from memdiff.report.figures import BLACK, BLUE, VERMILION, Curve, curve_plot, new_panels
 from memdiff.scores import EmpiricalScore, GaussianMixtureScore, silverman_bandwidth
-from memdiff.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    TEMPERATURE,
-    TIKHONOV,
-    Family,
-    leave_one_out_draws,
-    select,
-)
 
 __all__ = ["EXPERIMENTS", "Choice", "Comparison", "Curves", "compare", "curves", "data_law"]
 

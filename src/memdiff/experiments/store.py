@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from memdiff.data.files import replace_file, save_arrays, write_json
 from memdiff.experiments.experiment import Json, Outcome, canonical_json
-from memdiff.provenance import package_fingerprint, versions
 from memdiff.report.document import Cell, CellValue, Figure, Table
+from memdiff.run.provenance import package_fingerprint, versions
+from memdiff.run.writing import replace_file, save_arrays, write_json
 
 __all__ = ["Finished", "Store", "settings_key"]
 

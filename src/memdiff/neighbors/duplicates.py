@@ -10,7 +10,7 @@ from torch import Tensor
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Screen
 from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["DuplicateGroups", "duplicate_groups"]

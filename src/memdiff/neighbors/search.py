@@ -14,7 +14,7 @@ from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_s
 from memdiff.neighbors.exclusion import Exclusion
 from memdiff.neighbors.integer_screen import IntegerProduct
 from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Product, Screen
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]

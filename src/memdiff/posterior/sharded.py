@@ -18,7 +18,7 @@ from memdiff.posterior.locking import Trajectory
 from memdiff.posterior.partial import PartialPosterior
 from memdiff.posterior.points import Points
 from memdiff.posterior.prior import LogPrior
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 __all__ = ["Engine", "ShardedEngine"]
 

@@ -22,8 +22,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from memdiff.memory import require_memory
 from memdiff.processes import ForwardProcess
+from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.flow import ReverseFlow
 from memdiff.samplers.noise import BrownianMotion

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.memory import require_memory
 from memdiff.posterior import Work, WorkLedger
 from memdiff.processes import ForwardProcess
+from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.fixed_step import Heun
 from memdiff.samplers.flow import ReverseFlow

@@ -26,7 +26,7 @@ from memdiff.posterior import Posterior, Trajectory
 from memdiff.posterior.certified import index_bytes
 from memdiff.posterior.sharded import Engine
 from memdiff.processes import ForwardProcess
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.conditions import Conditions
 from memdiff.scores.evaluation import DifferentiableResidual, Evaluation

@@ -9,7 +9,7 @@ from memdiff.posterior import PosteriorEngine
 from memdiff.posterior.labelled import LabelledEngine
 from memdiff.posterior.sharded import Engine, ShardedEngine
 from memdiff.posterior.streamed import StreamedPoints
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.conditions import Conditions
 from memdiff.sources import Rows
 

@@ -10,7 +10,7 @@ import torch
 
 from memdiff.audit import AuditResult, audit
 from memdiff.data import Dataset
-from memdiff.provenance import provenance
+from memdiff.run.provenance import provenance
 from memdiff.samplers import Heun, Sampler, sample
 from memdiff.training.run import TrainingRun, save_samples
 

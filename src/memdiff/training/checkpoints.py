@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memdiff.data import replace_file
+from memdiff.run.writing import replace_file
 from memdiff.training.loop import TrainingState
 
 __all__ = ["load_state", "load_weights", "read_header", "save_state", "save_weights"]

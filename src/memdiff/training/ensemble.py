@@ -39,8 +39,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data.files import replace_file, sha256_of
 from memdiff.processes import ForwardProcess
+from memdiff.run.writing import replace_file
+from memdiff.sources.hashing import sha256_of
 from memdiff.training.networks.mlp import MLP, time_columns
 
 __all__ = ["Ensemble", "Member", "WeightAverage", "draw_noise"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memdiff.data import replace_file
+from memdiff.run.writing import replace_file
 
 __all__ = ["Journal", "read_journal"]
 

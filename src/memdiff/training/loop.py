@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from memdiff.objectives import Draws
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.base import Score
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.objective import Objective
@@ -194,7 +194,7 @@ def train(
         state: Where to go on, from :func:`memdiff.training.load_state`; the run then ends as it
             would have ended without the interruption, to the last bit. By default a new run.
         ranks: Processes that share each batch, each with the same arguments: give
-            :func:`memdiff.ranks.joined` where ``torchrun`` or ``accelerate.Accelerator()`` has
+            :func:`memdiff.run.ranks.joined` where ``torchrun`` or ``accelerate.Accelerator()`` has
             set them up. All start from the weights of the first, and the loss curve is that of
             one process with the same ``batch_size``, to rounding; dropout differs. By default
             this process alone.

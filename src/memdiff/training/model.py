@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from memdiff.data import TableEncoding
-from memdiff.memory import require_memory
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+from memdiff.run.memory import require_memory
 from memdiff.scores.network import NetworkScore, Parametrization
 from memdiff.training.checkpoints import load_weights
 from memdiff.training.networks import MLP, UNet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memdiff.data import write_json
+from memdiff.run.writing import write_json
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.page import compose
 from memdiff.training.run import TrainingRun

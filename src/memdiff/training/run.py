@@ -23,18 +23,12 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from memdiff.data import (
-    Dataset,
-    TableEncoding,
-    check_comparable,
-    save_arrays,
-    save_table,
-    write_json,
-)
-from memdiff.data.outputs import require_apart
-from memdiff.pace import Forecast, Pace
-from memdiff.provenance import provenance
-from memdiff.ranks import Ranks
+from memdiff.data import Dataset, TableEncoding, check_comparable, save_table
+from memdiff.run.outputs import require_apart
+from memdiff.run.pace import Forecast, Pace
+from memdiff.run.provenance import provenance
+from memdiff.run.ranks import Ranks
+from memdiff.run.writing import save_arrays, write_json
 from memdiff.scores.base import Score
 from memdiff.training.candidates import Candidates, Choice, choose
 from memdiff.training.checkpoints import (

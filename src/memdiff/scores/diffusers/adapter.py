@@ -24,8 +24,8 @@ __all__ = ["DiffusersScore"]
 class DiffusersScore(Score):
     r"""The score that a network of ``diffusers`` has learned.
 
-    For a discrete chain the process is :class:`~memdiff.tabulated.TabulatedVP`: step ``k`` of the
-    scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is exactly the
+    For a discrete chain the process is :class:`~memdiff.processes.tabulated.TabulatedVP`: step
+    ``k`` of the scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is exactly the
     scheduler's; between steps the network is given the fractional step :math:`t - 1`, which the
     usual sinusoidal embedding takes. Before the first step, :math:`t < 1`, it is given step 0.
 
@@ -205,7 +205,7 @@ class DiffusersScore(Score):
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the network's parameters and buffers, to record with a result."""
-        from memdiff.features.network import state_sha256
+        from memdiff.sources.hashing import state_sha256
 
         return state_sha256(self.net)
 

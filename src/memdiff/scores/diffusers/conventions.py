@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memdiff.processes import EDM, ForwardProcess, LinearInterpolant
-from memdiff.tabulated import TabulatedVP
+from memdiff.processes.tabulated import TabulatedVP
 
 __all__ = ["Chain", "Convention", "Flow", "Preconditioned", "Prediction"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from memdiff.processes import EDM
+from memdiff.processes.tabulated import TabulatedVP
 from memdiff.scores.diffusers.conventions import Chain, Convention, Flow, Preconditioned
-from memdiff.tabulated import TabulatedVP
 
 __all__ = ["convention_of"]
 

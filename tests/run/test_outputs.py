@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from memdiff.data.outputs import require_absent, require_apart
+from memdiff.run.outputs import require_absent, require_apart
 
 
 @pytest.fixture

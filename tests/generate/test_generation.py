@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from memdiff import generation
 from memdiff.data import Dataset, load
-from memdiff.generation import GenerationSettings, generate, generate_to_file
+from memdiff.generate import (
+    PROCESSES,
+    REGULARIZERS,
+    GenerationSettings,
+    generate,
+    generate_to_file,
+    generation,
+)
 from memdiff.scores import EmpiricalScore, silverman_bandwidth
 
 
@@ -21,13 +27,13 @@ def nearest(x, train):
     return torch.cdist(x.double().flatten(1), train.x.double().flatten(1)).min(1).values
 
 
-@pytest.mark.parametrize("process", generation.PROCESSES)
+@pytest.mark.parametrize("process", PROCESSES)
 def test_unregularised_samples_are_training_points(train, process):
     settings = GenerationSettings(num=12, process=process, sampler="logtime")
     assert nearest(generate(train, settings).x, train).max() < 1e-4
 
 
-@pytest.mark.parametrize("regularizer", generation.REGULARIZERS[1:])
+@pytest.mark.parametrize("regularizer", REGULARIZERS[1:])
 def test_every_regularizer_with_its_selected_strength(train, regularizer):
     """Samples leave the training points, by a distance below the spread of the data."""
     result = generate(train, GenerationSettings(regularizer=regularizer, num=60, seed=1))

@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 import pytest
 
 from memdiff.data import lock
-from memdiff.data.lock import Holder, locked
+from memdiff.run.lock import Holder, locked
 
 HOLD = """
 import sys, time
-from memdiff.data.lock import locked
+from memdiff.run.lock import locked
 with locked(sys.argv[1], "out"):
     print("held", flush=True)
     time.sleep(100)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from memdiff.cli import main
 from memdiff.data import load
-from memdiff.generation import GenerationSettings, generate
+from memdiff.generate import GenerationSettings, generate
 
 
 def run(capsys, *arguments):
@@ -209,7 +209,7 @@ def test_every_command_explains_itself_with_an_example(capsys):
 
 
 def test_interruption_is_said_and_has_its_own_code(monkeypatch, tmp_path, capsys):
-    from memdiff import generation
+    from memdiff.generate import generation
 
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

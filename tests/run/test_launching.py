@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from memdiff.launching import Outcome, launch
+from memdiff.run.launching import Outcome, launch
 
 
 def by_index(outcomes):

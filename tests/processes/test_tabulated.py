@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memdiff.processes import VP
-from memdiff.tabulated import TabulatedVP
+from memdiff.processes.tabulated import TabulatedVP
 from memdiff.testing import check_process
 
 

@@ -7,9 +7,10 @@ import platform
 from importlib import metadata, util
 from typing import Any
 
-from memdiff.provenance import cpu_model, git_commit, versions
+from memdiff.run.devices import devices
+from memdiff.run.provenance import cpu_model, git_commit, versions
 
-__all__ = ["EXTRAS", "examine", "resolve_device"]
+__all__ = ["EXTRAS", "examine"]
 
 # Extra -> (modules it needs, what it is for).
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -53,44 +54,11 @@ def examine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": _memory_gib(),
-        "devices": _devices(),
+        "devices": devices(),
         "extras": {name: _extra(name) for name in EXTRAS},
         "weights": _WEIGHTS,
         "commit": git_commit(),
     }
-
-
-def resolve_device(name: str) -> str:
-    """Turn ``auto`` or a device name into a device that works here.
-
-    Args:
-        name: ``"auto"`` (the first GPU, else the CPU) or a torch device such as ``"cuda:1"``.
-
-    Returns:
-        A name that torch takes.
-
-    Raises:
-        ValueError: If there is no such device.
-    """
-    import torch
-
-    if name == "auto":
-        return _devices()[0]
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {name!r} is not available here: use auto or one of {', '.join(_devices())}."
-        ) from error
-    return name
-
-
-def _devices() -> list[str]:
-    import torch
-
-    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    # Apple's devices have no float64, which every accumulator here is.
-    return [*gpus, "cpu"]
 
 
 def _extra(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and their hashes.
+"""Files that are whole or absent.
 
 Every file that memdiff writes goes through :func:`replace_file`: a reader never sees half a file,
 and a crash leaves the old one in place.
@@ -6,7 +6,6 @@ and a crash leaves the old one in place.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -19,9 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from memdiff.sources import Rows
-
-__all__ = ["replace_file", "save_arrays", "sha256_of", "write_json"]
+__all__ = ["replace_file", "save_arrays", "write_json"]
 
 
 @contextmanager
@@ -171,41 +168,3 @@ def _jsonable(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form; give numbers, strings or lists.")
-
-
-def sha256_of(source: str | Path | Tensor | Rows) -> str:
-    """SHA-256 of a file's bytes, or of a tensor's dtype, shape and values.
-
-    Args:
-        source: A file, or a tensor of any layout and device (equal tensors hash equally), or rows
-            on disk, which hash as the tensor that they stand for and are read in blocks.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        FileNotFoundError: If the file does not exist.
-
-    Example:
-        >>> import torch
-        >>> a = torch.arange(6.0).reshape(2, 3)
-        >>> sha256_of(a) == sha256_of(a.T.contiguous().T), sha256_of(a) == sha256_of(a.double())
-        (True, False)
-    """
-    if isinstance(source, (Tensor, Rows)):
-        return _sha256_of_tensor(source)
-    with Path(source).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sha256_of_tensor(tensor: Tensor | Rows) -> str:
-    import torch
-
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-    rows = tensor
-    if isinstance(tensor, Tensor):
-        rows = tensor.detach().reshape(1) if tensor.ndim == 0 else tensor.detach()
-    width = max(1, rows[0].numel() * rows.dtype.itemsize) if rows.shape[0] else 1
-    for block in rows.split(max(1, (1 << 24) // width)):  # 16 MiB at a time
-        digest.update(block.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -3,6 +3,15 @@
 import pytest
 import torch
 
+from memdiff.generate.selection import (
+    EARLY_STOP,
+    EMPIRICAL_BAYES,
+    FAMILIES,
+    TIKHONOV,
+    leave_one_out_draws,
+    regularised,
+    select,
+)
 from memdiff.objectives import draw, explicit_score_matching
 from memdiff.processes import VE, VP
 from memdiff.scores import (
@@ -11,15 +20,6 @@ from memdiff.scores import (
     Stopped,
     Tikhonov,
     silverman_bandwidth,
-)
-from memdiff.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    FAMILIES,
-    TIKHONOV,
-    leave_one_out_draws,
-    regularised,
-    select,
 )
 
 

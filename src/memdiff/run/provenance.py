@@ -92,7 +92,7 @@ def provenance(*, seed: int, command: str | None = None) -> dict[str, Any]:
     """
     import torch
 
-    from memdiff.ranks import joined
+    from memdiff.run.ranks import joined
 
     return {
         "versions": versions(),

@@ -16,8 +16,8 @@ import torch
 from memdiff.audit import audit
 from memdiff.data import from_array
 from memdiff.experiments import reproduce
-from memdiff.generation import GenerationSettings, generate
-from memdiff.ranks import RankError, Ranks, joined, launched
+from memdiff.generate import GenerationSettings, generate
+from memdiff.run.ranks import RankError, Ranks, joined, launched
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 PLAIN = {

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from memdiff import speed
 from memdiff.cli import main
+from memdiff.doctor import speed
+from memdiff.doctor.speed import Expectation, measure_speed
 from memdiff.products import available_paths, gemm_path
-from memdiff.speed import Expectation, measure_speed
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +136,7 @@ def test_doctor_knows_every_extra_that_is_declared():
     import tomllib
     from pathlib import Path
 
-    from memdiff.doctor import EXTRAS
+    from memdiff.doctor.installation import EXTRAS
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
     assert set(EXTRAS) == set(project["project"]["optional-dependencies"]) - {"dev"}

@@ -1,0 +1,53 @@
+"""Samples without training: regularised empirical scores, and the choice of their strength.
+
+The package is its function as well: ``memdiff.generate(train, settings)`` is
+:func:`memdiff.generate.generation.generate`.
+"""
+
+from memdiff.generate.generated import Generated
+from memdiff.generate.generation import generate, generate_to_file
+from memdiff.generate.selection import (
+    EARLY_STOP,
+    EMPIRICAL_BAYES,
+    FAMILIES,
+    SMOOTHED,
+    TEMPERATURE,
+    TIKHONOV,
+    Family,
+    Selection,
+    leave_one_out_draws,
+    regularised,
+    select,
+)
+from memdiff.generate.settings import (
+    PROCESSES,
+    REGULARIZERS,
+    SAMPLERS,
+    STOPPING_RULES,
+    GenerationSettings,
+)
+from memdiff.public.callable_package import call_by
+
+__all__ = [
+    "EARLY_STOP",
+    "EMPIRICAL_BAYES",
+    "FAMILIES",
+    "PROCESSES",
+    "REGULARIZERS",
+    "SAMPLERS",
+    "SMOOTHED",
+    "STOPPING_RULES",
+    "TEMPERATURE",
+    "TIKHONOV",
+    "Family",
+    "Generated",
+    "GenerationSettings",
+    "Selection",
+    "generate",
+    "generate_to_file",
+    "leave_one_out_draws",
+    "regularised",
+    "select",
+]
+
+call_by(__name__, generate)
