@@ -15,7 +15,7 @@ EVIDENCE = {"data", "features", "report", "metrics", "audit"}
 def planned():
     """The table of the README: room -> rooms that it may import from."""
     text = (ROOT / "README.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(\w+)/` \| [^|]+ \| ([^|]*) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)/` \|[^|]+\|([^|]*)\|$", text, re.MULTILINE)
     table = {room: set(re.findall(r"`(\w+)`", uses)) for room, uses in rows}
     for room, (_, uses) in zip(table, rows, strict=True):
         if uses.strip() == "everything":
@@ -101,12 +101,12 @@ def test_every_room_is_in_the_table_and_every_import_is_allowed(edges):
 
 def test_no_library_code_imports_the_front_door(edges):
     """``memdiff`` itself re-exports all rooms: who imports it closes a circle."""
-    assert not [name for name, targets in edges.items() if name != "memdiff.__main__" and "memdiff" in targets]
+    assert not [name for name, targets in edges.items() if "memdiff" in targets]
 
 
 def test_the_towers_know_nothing_of_each_other():
     table = planned()
-    assert THEORY | EVIDENCE < set(table)
+    assert set(table) > THEORY | EVIDENCE
     for one in THEORY - {"generate"}:
         assert not table[one] & EVIDENCE, one
     assert table["generate"] & EVIDENCE == {"data"}

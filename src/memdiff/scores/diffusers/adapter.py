@@ -25,9 +25,10 @@ class DiffusersScore(Score):
     r"""The score that a network of ``diffusers`` has learned.
 
     For a discrete chain the process is :class:`~memdiff.processes.tabulated.TabulatedVP`: step
-    ``k`` of the scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is exactly the
-    scheduler's; between steps the network is given the fractional step :math:`t - 1`, which the
-    usual sinusoidal embedding takes. Before the first step, :math:`t < 1`, it is given step 0.
+    ``k`` of the scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is
+    exactly the scheduler's; between steps the network is given the fractional step :math:`t - 1`,
+    which the usual sinusoidal embedding takes. Before the first step, :math:`t < 1`, it is given
+    step 0.
 
     The score is of what the network sees: images in [-1, 1] by the habit of ``diffusers``, latents
     for a latent model. Clipping and thresholding belong to the scheduler's steps and are not
