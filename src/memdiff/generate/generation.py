@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from memdiff.data import TABLE_SUFFIXES, Dataset, TableEncoding, load, save_table
+from memdiff.generate.closed_form import ClosedFormModel, Progress, closed_form_model, family_of
 from memdiff.generate.generated import Generated
-from memdiff.generate.model import ClosedFormModel, Progress, closed_form_model, family_of
 from memdiff.generate.settings import GenerationSettings
 from memdiff.run.outputs import require_apart
 from memdiff.run.pace import Forecast, Pace

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null, Unit
+from memdiff.metrics.metric_result import MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["Authenticity", "authenticity"]

@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
-from memdiff.metrics.result import Detail, MetricResult, Null
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 if TYPE_CHECKING:

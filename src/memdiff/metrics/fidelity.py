@@ -25,8 +25,8 @@ from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap, clopper_pearson
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.metrics.pairwise import Pairwise, moments
-from memdiff.metrics.result import Detail, MetricResult, Null, Unit
 from memdiff.neighbors import RowData, Rows, self_nearest
 
 __all__ = ["Estimate", "Fidelity", "fidelity"]

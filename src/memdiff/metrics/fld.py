@@ -27,8 +27,8 @@ from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap, check_level
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.metrics.pairwise import Pairwise, moments, rows_of
-from memdiff.metrics.result import Detail, MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 __all__ = ["FLD", "LikelihoodGap", "fld"]

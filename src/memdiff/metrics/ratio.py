@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import Detail, MetricResult, Null, Unit
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["Ratio", "ratio"]

@@ -21,8 +21,8 @@ from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.metrics.pairwise import blocks, rows_of
-from memdiff.metrics.result import Detail, MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 __all__ = ["Vendi", "vendi"]

@@ -9,7 +9,6 @@ from typing import Any
 
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.findings import Findings
-from memdiff.audit.page.duplicates import duplicate_blocks
 from memdiff.audit.page.evidence_tables import (
     exchangeability_table,
     measurement_table,
@@ -17,14 +16,15 @@ from memdiff.audit.page.evidence_tables import (
     sensitivity_table,
     test_table,
 )
-from memdiff.audit.page.figures import (
+from memdiff.audit.page.limitations import limitations
+from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
+from memdiff.audit.page.pairs import copied_blocks, pair_blocks
+from memdiff.audit.page.plots import (
     closeness_plot,
     extraction_plot,
     sensitivity_plot,
 )
-from memdiff.audit.page.limitations import limitations
-from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
-from memdiff.audit.page.pairs import copied_blocks, pair_blocks
+from memdiff.audit.page.repetition import duplicate_blocks
 from memdiff.audit.record import plain
 from memdiff.metrics.extraction import Extraction
 from memdiff.report import (

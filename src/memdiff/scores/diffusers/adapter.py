@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from memdiff.scores.base import Score, expand_time, per_sample
-from memdiff.scores.diffusers.reading import convention_of
+from memdiff.scores.diffusers.schedulers import convention_of
 
 __all__ = ["DiffusersScore"]
 
