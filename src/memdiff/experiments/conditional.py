@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.objectives import LogUniformRatio, draw, explicit_score_matching
@@ -92,7 +93,8 @@ class AtCondition(Score):
         self.score = score
         self.y = y
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,

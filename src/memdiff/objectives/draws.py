@@ -74,15 +74,17 @@ class LogUniformRatio:
 class TimeLaw(Protocol):
     """A law of the times: a function of a process, a number and a generator to ``(num,)``."""
 
-    def __call__(  # noqa: D102
-        self, process: ForwardProcess, num: int, generator: torch.Generator
-    ) -> Tensor: ...
+    def __call__(self, process: ForwardProcess, num: int, generator: torch.Generator) -> Tensor:
+        """Draw ``num`` times."""
+        ...
 
 
 class DataLaw(Protocol):
     """A law that clean points can be drawn from, as the scores of known laws are."""
 
-    def sample_data(self, num: int, generator: torch.Generator) -> Tensor: ...  # noqa: D102
+    def sample_data(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw ``num`` points, ``(num, *S)``."""
+        ...
 
 
 @dataclass(frozen=True)

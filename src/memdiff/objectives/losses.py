@@ -105,9 +105,11 @@ class LeaveOneOut(Protocol):
 
     process: ForwardProcess
 
-    def residual(  # noqa: D102
+    def residual(
         self, x: Tensor, t: float | Tensor, y: Tensor | None = None, *, exclude: Tensor | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The residual of the score that has not seen the training points ``exclude``."""
+        ...
 
 
 def leave_one_out_loss(score: LeaveOneOut, draws: Draws, weighting: Weighting = sigma2) -> Tensor:

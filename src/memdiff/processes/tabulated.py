@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.processes import ForwardProcess, time_function
 
@@ -161,18 +162,21 @@ class TabulatedVP(ForwardProcess):
                 break
         return s
 
+    @override
     @time_function
-    def scale(self, t: Tensor) -> Tensor:  # noqa: D102
+    def scale(self, t: Tensor) -> Tensor:
         log_u, _ = self._evaluate(t)
         return torch.sigmoid(-log_u).sqrt()
 
+    @override
     @time_function
-    def std(self, t: Tensor) -> Tensor:  # noqa: D102
+    def std(self, t: Tensor) -> Tensor:
         log_u, _ = self._evaluate(t)
         return torch.sigmoid(log_u).sqrt()
 
+    @override
     @time_function
-    def ratio(self, t: Tensor) -> Tensor:  # noqa: D102
+    def ratio(self, t: Tensor) -> Tensor:
         log_u, _ = self._evaluate(t)
         return (0.5 * log_u).exp()
 
@@ -185,12 +189,14 @@ class TabulatedVP(ForwardProcess):
         late = torch.sigmoid(log_u) * slope / t.clamp_min(1.0)
         return torch.where(t < 1.0, early, late)
 
+    @override
     @time_function
-    def drift(self, t: Tensor) -> Tensor:  # noqa: D102
+    def drift(self, t: Tensor) -> Tensor:
         return -0.5 * self._rate(t)
 
+    @override
     @time_function
-    def diffusion(self, t: Tensor) -> Tensor:  # noqa: D102
+    def diffusion(self, t: Tensor) -> Tensor:
         return self._rate(t).sqrt()
 
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.posterior import Posterior, Trajectory
 from memdiff.posterior.certified import index_bytes
@@ -130,7 +131,8 @@ class EmpiricalScore(Score):
         self.ranks = Ranks() if ranks is None else ranks
         self._renew_posteriors()
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         points = self.source
         kind = str(points.dtype).removeprefix("torch.")
         conditional = "" if self.conditions is None else ", conditional"

@@ -18,6 +18,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.posterior import Trajectory
 from memdiff.scores.base import Score
@@ -52,7 +53,8 @@ class Smoothed(RegularisedScore):
         self.draws = int(draws)
         self.seed = int(seed)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -73,5 +75,6 @@ class Smoothed(RegularisedScore):
         """The score itself: the draws of one point would take turns in what is remembered."""
         return self
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth:g}, draws={self.draws}, seed={self.seed}"

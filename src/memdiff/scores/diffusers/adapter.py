@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.diffusers.schedulers import convention_of
@@ -133,7 +134,8 @@ class DiffusersScore(Score):
         output, points, m, sigma = self._evaluate(x, t, y)
         return (self.convention.residual(output, points, m, sigma) / sigma**2).to(x.dtype)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -145,10 +147,12 @@ class DiffusersScore(Score):
             return super().residual(x, t, y, exclude=exclude)
         return self.convention.residual(*self._evaluate(x, t, y)).to(x.dtype)
 
-    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         return self.convention.denoised(*self._evaluate(x, t, y)).to(x.dtype)
 
-    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         output, points, m, sigma = self._evaluate(x, t, y)
         return (-self.convention.residual(output, points, m, sigma) / sigma).to(x.dtype)
 
