@@ -6,9 +6,10 @@ The package is its function as well: ``memdiff.audit(generated=..., train=..., h
 
 from memdiff.audit.advice import Advice
 from memdiff.audit.auditing import Examination, audit, examine, judge
-from memdiff.audit.evidence import Evidence, Measurement
+from memdiff.audit.evidence import Evidence
 from memdiff.audit.inputs import AuditInputs
 from memdiff.audit.pairing import CopiedPoint, Pair
+from memdiff.audit.panel import Measurement
 from memdiff.audit.result import AuditResult
 from memdiff.audit.self_check import SelfCheck, self_check
 from memdiff.audit.self_check_row import Rate, SelfCheckRow

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memdiff.audit.evidence import Evidence, Measurement
+from memdiff.audit.evidence import Evidence
 from memdiff.audit.page.numbers import number, p_cell, p_text, percent, percent_given, range_text
 from memdiff.audit.page.plots import fractions
+from memdiff.audit.panel import Measurement
 from memdiff.audit.verdict import Verdict
 from memdiff.metrics import CopyingTests, Detail, MetricResult
 from memdiff.report import Cell, Table
