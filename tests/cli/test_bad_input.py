@@ -205,7 +205,7 @@ def test_without_permission_a_file_is_not_called_damaged(corpus, capsys, monkeyp
 
 
 def test_a_full_disk_names_the_file(corpus, tmp_path, capsys, monkeypatch):
-    from memdiff.data import files
+    from memdiff.run import writing
 
     monkeypatch.chdir(tmp_path)
 

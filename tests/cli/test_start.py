@@ -51,8 +51,8 @@ def test_choices_are_those_of_the_library():
     from memdiff.features import DESCRIPTOR_FORMS
 
     assert choices.REGULARIZERS == generate.REGULARIZERS
-    assert choices.PROCESSES == generate.PROCESSES
-    assert choices.SAMPLERS == generate.SAMPLERS
+    assert tuple(generate.PROCESSES) == choices.PROCESSES
+    assert tuple(generate.SAMPLERS) == choices.SAMPLERS
     assert tuple(generate.STOPPING_RULES) == choices.STOPPING_RULES
     assert choices.DESCRIPTOR_FORMS == DESCRIPTOR_FORMS
     assert choices.STREAM_ABOVE == STREAM_ABOVE

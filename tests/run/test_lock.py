@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from memdiff.data import lock
+from memdiff.run import lock
 from memdiff.run.lock import Holder, locked
 
 HOLD = """

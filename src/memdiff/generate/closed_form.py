@@ -18,11 +18,10 @@ from memdiff.generate.selection import (
     Selection,
     regularised,
 )
-from memdiff.generate.settings import STOPPING_RULES, GenerationSettings
-from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+from memdiff.generate.settings import PROCESSES, SAMPLERS, STOPPING_RULES, GenerationSettings
 from memdiff.run.memory import require_memory
 from memdiff.run.ranks import Ranks
-from memdiff.samplers import DDIM, RK45, Euler, EulerMaruyama, Heun, LogTime, Sampler
+from memdiff.samplers import Sampler
 from memdiff.scores import EmpiricalScore, Score
 from memdiff.sources import Rows
 
@@ -69,7 +68,7 @@ def closed_form_model(
     """
     _require_memory(train, settings)
     centred, centre, scale = _centred(train, device)
-    process = _process(settings.process, scale)
+    process = PROCESSES[settings.process](scale)
     empirical = EmpiricalScore(centred, process, ranks=ranks)
     warnings = []
     spread = float(process.ratio(process.t_max)) / scale if scale > 0 else float("inf")
@@ -117,7 +116,7 @@ def closed_form_model(
             t_end = float(process.time_at_ratio(strength)) if t_end is None else t_end
     return ClosedFormModel(
         score=score,
-        sampler=_sampler(settings),
+        sampler=SAMPLERS[settings.sampler](settings.steps),
         t_end=t_end,
         centre=centre,
         strength=strength,
@@ -168,24 +167,3 @@ class _Centring:
 
     def __call__(self, points: Tensor) -> Tensor:
         return (points.to(torch.float64) - self.centre.to(points.device)).to(self.dtype)
-
-
-def _process(name: str, scale: float) -> ForwardProcess:
-    if name == "edm":
-        unit = scale / 0.5 if scale > 0 else 1.0
-        return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
-    kinds: dict[str, type[ForwardProcess]] = {"ve": VE, "vp": VP, "linear": LinearInterpolant}
-    return kinds[name]()
-
-
-def _sampler(settings: GenerationSettings) -> Sampler:
-    steps = settings.steps
-    samplers: dict[str, Callable[[], Sampler]] = {
-        "heun": lambda: Heun(steps=steps),
-        "euler": lambda: Euler(steps=steps),
-        "ddim": lambda: DDIM(steps=steps),
-        "sde": lambda: EulerMaruyama(steps=steps),
-        "rk45": RK45,
-        "logtime": LogTime,
-    }
-    return samplers[settings.sampler]()

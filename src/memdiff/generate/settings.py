@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from memdiff.generate.selection import EARLY_STOP, FAMILIES
+from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+from memdiff.samplers import DDIM, RK45, Euler, EulerMaruyama, Heun, LogTime, Sampler
 from memdiff.scores import (
     EmpiricalScore,
     leave_one_out_likelihood,
@@ -16,13 +18,36 @@ from memdiff.scores import (
 __all__ = ["PROCESSES", "REGULARIZERS", "SAMPLERS", "STOPPING_RULES", "GenerationSettings"]
 
 REGULARIZERS = ("none", *(family.name for family in FAMILIES))
-PROCESSES = ("edm", "ve", "vp", "linear")
-SAMPLERS = ("heun", "euler", "ddim", "rk45", "logtime", "sde")
+"""Names of the regularisers: one per entry of :data:`~memdiff.generate.selection.FAMILIES`."""
+
+PROCESSES: dict[str, Callable[[float], ForwardProcess]] = {
+    "edm": lambda scale: _edm(scale / 0.5 if scale > 0 else 1.0),
+    "ve": lambda scale: VE(),
+    "vp": lambda scale: VP(),
+    "linear": lambda scale: LinearInterpolant(),
+}
+"""Forward process by name, from the standard deviation of the data."""
+
+SAMPLERS: dict[str, Callable[[int], Sampler]] = {
+    "heun": Heun,
+    "euler": Euler,
+    "ddim": DDIM,
+    "rk45": lambda steps: RK45(),
+    "logtime": lambda steps: LogTime(),
+    "sde": EulerMaruyama,
+}
+"""Sampler by name, from a number of steps, which adaptive ones choose themselves."""
+
 STOPPING_RULES: dict[str, Callable[[EmpiricalScore], float]] = {
     "silverman": lambda score: silverman_bandwidth(score.source),
     "scott": lambda score: scott_bandwidth(score.source),
     "likelihood": lambda score: leave_one_out_likelihood(score).best,
 }
+"""Rules for the strength of early stopping."""
+
+
+def _edm(unit: float) -> EDM:
+    return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
 
 
 @dataclass(frozen=True)
