@@ -212,7 +212,7 @@ def test_a_full_disk_names_the_file(corpus, tmp_path, capsys, monkeypatch):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_flush", full)
+    monkeypatch.setattr(writing, "_flush", full)
     code, _, error = run(
         capsys, "sample", "--train", corpus / "good.npz", "--num", 2, "--steps", 3, "--quiet",
         "--out", "o.npz",
