@@ -60,14 +60,14 @@ class Entry:
         title: What reports call it.
         run: Measures, from distances, features of each set and the settings of the audit.
         meaning: What the value says, and which end is suspicious.
-        reference: Key of the reference.
+        reference: Key of the reference; empty for none.
         only: The distance that it needs, or None for any.
     """
 
     title: str
     run: Callable[[Distances, Mapping[str, Tensor | Rows], AuditSettings], MetricResult]
     meaning: str
-    reference: str
+    reference: str = ""
     only: str | None = None
 
     def measure(

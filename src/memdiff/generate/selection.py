@@ -325,7 +325,14 @@ EARLY_STOP = Family(
     build=lambda score, strength: Stopped(score, float(score.process.time_at_ratio(strength))),
     grid=lambda score: _scaled_grid(score, 0.03, 3.0, 21),
 )
-FAMILIES: tuple[Family, ...] = (TIKHONOV, EMPIRICAL_BAYES, TEMPERATURE, SMOOTHED, EARLY_STOP)
+FAMILIES: tuple[Family, ...] = (
+    TIKHONOV,
+    EMPIRICAL_BAYES,
+    TEMPERATURE,
+    SMOOTHED,
+    EARLY_STOP,
+)
+"""The regularisers that can be chosen by name."""
 
 
 class _Remembered(EmpiricalScore):

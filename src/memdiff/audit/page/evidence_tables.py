@@ -227,7 +227,8 @@ def measurement_table(entry: Evidence) -> Table:
 
 
 def _measurement(one: Measurement) -> list[CellValue]:
-    title = Cell(f"{_capital(one.title)} [{one.reference}]", note=_sentence(one.meaning))
+    cited = f" [{one.reference}]" if one.reference else ""
+    title = Cell(_capital(one.title) + cited, note=_sentence(one.meaning))
     result = one.result
     if result is None:
         return [title, Cell("not computed", "neutral", note=_sentence(one.problem)), None]
