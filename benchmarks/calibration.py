@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memdiff.audit.self_check_table import TITLES
+from memdiff.audit.planted.table import TITLES
 from memdiff.report.figures import PALETTE, figure_png, new_panels
 from memdiff.run.writing import replace_file
 

@@ -19,7 +19,7 @@ from memdiff.audit.panel import PANEL
 from memdiff.cli import main
 from memdiff.metrics.median_distance import median_distance
 from memdiff.samplers.midpoint import Midpoint
-from memdiff.scores.shrunk import Shrunk
+from memdiff.generate.shrunk import Shrunk
 from memdiff.testing import check_metric, check_sampler, check_score
 
 check_sampler(Midpoint(), EDM())

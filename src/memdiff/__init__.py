@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
-    from memdiff import generate
     from memdiff.data import Dataset, load
     from memdiff.generate import Generated, GenerationSettings, Selection, regularised, select
     from memdiff.objectives import (
@@ -97,7 +96,6 @@ __all__ = [
     "draw",
     "excess_empirical_risk",
     "explicit_score_matching",
-    "generate",
     "implicit_score_matching",
     "leave_one_out_denoising",
     "load",
@@ -106,63 +104,6 @@ __all__ = [
     "select",
 ]
 
-_NAMES = {
-    "memdiff.data": (
-        "Dataset",
-        "load",
-    ),
-    "memdiff.generate": (
-        "Generated",
-        "GenerationSettings",
-        "Selection",
-        "regularised",
-        "select",
-    ),
-    "memdiff.objectives": (
-        "denoising_score_matching",
-        "draw",
-        "excess_empirical_risk",
-        "explicit_score_matching",
-        "implicit_score_matching",
-        "leave_one_out_denoising",
-    ),
-    "memdiff.posterior": ("Posterior",),
-    "memdiff.processes": (
-        "EDM",
-        "VE",
-        "VP",
-        "ForwardProcess",
-        "LinearInterpolant",
-    ),
-    "memdiff.samplers": (
-        "DDIM",
-        "RK45",
-        "Euler",
-        "EulerMaruyama",
-        "Heun",
-        "LogTime",
-        "Sampler",
-        "Samples",
-        "sample",
-    ),
-    "memdiff.scores": (
-        "CollapseTemperature",
-        "Covariance",
-        "DiagonalCovariance",
-        "EmpiricalBayes",
-        "EmpiricalScore",
-        "FourierCovariance",
-        "GaussianMixtureScore",
-        "GaussianScore",
-        "InverseTemperature",
-        "LowRankCovariance",
-        "Score",
-        "Smoothed",
-        "Stopped",
-        "Tempered",
-        "Tikhonov",
-    ),
-}
 _MODULES = (
     "audit",
     "data",
@@ -186,4 +127,4 @@ _MODULES = (
     "training",
 )
 
-__getattr__, __dir__ = lazily(__name__, _NAMES, _MODULES)
+__getattr__, __dir__ = lazily(__name__, _MODULES)

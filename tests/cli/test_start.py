@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from memdiff.cli import choices, main
+from memdiff.cli import audit, main, sample
+from memdiff.cli.parser import Parser
+from memdiff.cli.settings import Option, Settings
 from memdiff.cli.terminal import shown
 
 
@@ -45,17 +47,22 @@ def test_answers_without_torch(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_choices_are_those_of_the_library():
-    from memdiff import generate
-    from memdiff.data import STREAM_ABOVE
-    from memdiff.features import DESCRIPTOR_FORMS
+@pytest.mark.parametrize("command", [audit, sample], ids=lambda one: one.__name__)
+def test_defaults_are_those_of_the_library(command):
+    """What is parsed from no options is the record with no arguments."""
+    parser = Parser()
+    command.SETTINGS.declare(parser)
+    record = command.SETTINGS.of(parser.parse_args([]))
+    plain = command.SETTINGS.record()
+    for name in command.SETTINGS.options:
+        given, default = getattr(record, name), getattr(plain, name)
+        assert (tuple(given) if isinstance(given, list) else given) == default, name
 
-    assert choices.REGULARIZERS == generate.REGULARIZERS
-    assert tuple(generate.PROCESSES) == choices.PROCESSES
-    assert tuple(generate.SAMPLERS) == choices.SAMPLERS
-    assert tuple(generate.STOPPING_RULES) == choices.STOPPING_RULES
-    assert choices.DESCRIPTOR_FORMS == DESCRIPTOR_FORMS
-    assert choices.STREAM_ABOVE == STREAM_ABOVE
+
+def test_an_option_that_the_library_does_not_know_is_refused():
+    settings = Settings("memdiff.audit.settings:AuditSettings", {"colour": Option("none")})
+    with pytest.raises(KeyError):
+        settings.declare(Parser())
 
 
 def test_the_package_lists_and_finds_its_names():

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from memdiff.audit.belonging import GroupsSource, take_groups
 from memdiff.data import (
-    STREAM_ABOVE,
     Dataset,
     align_categories,
     check_comparable,
@@ -23,6 +22,7 @@ from memdiff.data import (
 )
 from memdiff.metrics.relabelling import train_counts
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
+from memdiff.run.memory import STREAM_ABOVE
 from memdiff.run.ranks import Ranks
 from memdiff.sources import Rows
 

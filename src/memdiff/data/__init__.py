@@ -7,12 +7,11 @@ from memdiff.data.dataset import Dataset
 from memdiff.data.encoding import TableEncoding
 from memdiff.data.frames import from_frame, to_frame
 from memdiff.data.loading import load
-from memdiff.data.streamed import STREAM_ABOVE, StreamedDataset, from_rows
+from memdiff.data.streamed import StreamedDataset, from_rows
 from memdiff.data.tables import TABLE_SUFFIXES, save_table
 
 __all__ = [
     "BUILTINS",
-    "STREAM_ABOVE",
     "TABLE_SUFFIXES",
     "Dataset",
     "StreamedDataset",

@@ -51,10 +51,4 @@ REGISTRY: tuple[tuple[str, str], ...] = (
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in REGISTRY)
 
-__getattr__, __dir__ = lazily(
-    __name__,
-    {
-        "memdiff.experiments.experiment": ("Context", "Experiment", "Outcome"),
-        "memdiff.experiments.runner": ("Progress", "ReproductionError", "reproduce"),
-    },
-)
+__getattr__, __dir__ = lazily(__name__)

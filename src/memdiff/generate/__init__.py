@@ -4,29 +4,34 @@ The package is its function as well: ``memdiff.generate(train, settings)`` is
 :func:`memdiff.generate.generation.generate`.
 """
 
-from memdiff.generate.generated import Generated
-from memdiff.generate.generation import generate, generate_to_file
-from memdiff.generate.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    FAMILIES,
-    SMOOTHED,
-    TEMPERATURE,
-    TIKHONOV,
-    Family,
-    Selection,
-    leave_one_out_draws,
-    regularised,
-    select,
-)
-from memdiff.generate.settings import (
-    PROCESSES,
-    REGULARIZERS,
-    SAMPLERS,
-    STOPPING_RULES,
-    GenerationSettings,
-)
+from typing import TYPE_CHECKING
+
 from memdiff.public.callable_package import call_by
+from memdiff.public.lazy import lazily
+
+if TYPE_CHECKING:
+    from memdiff.generate.generated import Generated
+    from memdiff.generate.generation import generate, generate_to_file
+    from memdiff.generate.selection import (
+        EARLY_STOP,
+        EMPIRICAL_BAYES,
+        SMOOTHED,
+        TEMPERATURE,
+        TIKHONOV,
+        Family,
+        Selection,
+        leave_one_out_draws,
+        regularised,
+        select,
+    )
+    from memdiff.generate.settings import (
+        FAMILIES,
+        PROCESSES,
+        REGULARIZERS,
+        SAMPLERS,
+        STOPPING_RULES,
+        GenerationSettings,
+    )
 
 __all__ = [
     "EARLY_STOP",
@@ -50,4 +55,5 @@ __all__ = [
     "select",
 ]
 
-call_by(__name__, generate)
+__getattr__, __dir__ = lazily(__name__)
+call_by(__name__, "generate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,13 +12,20 @@ from memdiff.data import Dataset, StreamedDataset
 from memdiff.generate.selection import (
     EARLY_STOP,
     EMPIRICAL_BAYES,
-    FAMILIES,
     TEMPERATURE,
     Family,
     Selection,
     regularised,
 )
-from memdiff.generate.settings import PROCESSES, SAMPLERS, STOPPING_RULES, GenerationSettings
+from memdiff.generate.settings import (
+    FAMILIES,
+    PROCESSES,
+    SAMPLERS,
+    STOPPING_RULES,
+    GenerationSettings,
+    named,
+)
+from memdiff.processes import EDM, ForwardProcess
 from memdiff.run.memory import require_memory
 from memdiff.run.ranks import Ranks
 from memdiff.samplers import Sampler
@@ -68,7 +75,7 @@ def closed_form_model(
     """
     _require_memory(train, settings)
     centred, centre, scale = _centred(train, device)
-    process = PROCESSES[settings.process](scale)
+    process = _process(settings.process, scale)
     empirical = EmpiricalScore(centred, process, ranks=ranks)
     warnings = []
     spread = float(process.ratio(process.t_max)) / scale if scale > 0 else float("inf")
@@ -86,7 +93,7 @@ def closed_form_model(
         family = family_of(settings.regularizer)
         asked = settings.strength
         if isinstance(asked, str) and asked in STOPPING_RULES:
-            asked = STOPPING_RULES[asked](empirical)
+            asked = float(named(STOPPING_RULES[asked])(empirical))
         score, strength, selection = regularised(
             empirical,
             family,
@@ -116,7 +123,7 @@ def closed_form_model(
             t_end = float(process.time_at_ratio(strength)) if t_end is None else t_end
     return ClosedFormModel(
         score=score,
-        sampler=SAMPLERS[settings.sampler](settings.steps),
+        sampler=_sampler(settings),
         t_end=t_end,
         centre=centre,
         strength=strength,
@@ -127,7 +134,26 @@ def closed_form_model(
 
 def family_of(name: str) -> Family:
     """Return the family of regularisers with this name."""
-    return next(family for family in FAMILIES if family.name == name)
+    found: Family = named(FAMILIES[name])
+    return found
+
+
+def _process(name: str, scale: float) -> ForwardProcess:
+    """The forward process; the levels of EDM are in units of the data."""
+    kind = named(PROCESSES[name])
+    if kind is EDM:
+        unit = scale / 0.5 if scale > 0 else 1.0
+        return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
+    process: ForwardProcess = kind()
+    return process
+
+
+def _sampler(settings: GenerationSettings) -> Sampler:
+    """The sampler; adaptive ones choose their steps."""
+    kind = named(SAMPLERS[settings.sampler])
+    has_steps = any(field.name == "steps" for field in fields(kind))
+    sampler: Sampler = kind(steps=settings.steps) if has_steps else kind()
+    return sampler
 
 
 def _require_memory(train: Dataset, settings: GenerationSettings) -> None:

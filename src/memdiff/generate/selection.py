@@ -55,7 +55,6 @@ from memdiff.scores import (
 __all__ = [
     "EARLY_STOP",
     "EMPIRICAL_BAYES",
-    "FAMILIES",
     "SMOOTHED",
     "TEMPERATURE",
     "TIKHONOV",
@@ -325,14 +324,6 @@ EARLY_STOP = Family(
     build=lambda score, strength: Stopped(score, float(score.process.time_at_ratio(strength))),
     grid=lambda score: _scaled_grid(score, 0.03, 3.0, 21),
 )
-FAMILIES: tuple[Family, ...] = (
-    TIKHONOV,
-    EMPIRICAL_BAYES,
-    TEMPERATURE,
-    SMOOTHED,
-    EARLY_STOP,
-)
-"""The regularisers that can be chosen by name."""
 
 
 class _Remembered(EmpiricalScore):

@@ -1,53 +1,68 @@
-"""What is asked of a generation: regulariser, strength, process, sampler."""
+"""What is asked of a generation: regulariser, strength, process, sampler.
+
+Regularisers, processes, samplers and rules are named here with the place of what they name, and
+nothing is imported: the command line offers them without torch. To add one, write its module and
+add its line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
-from memdiff.generate.selection import EARLY_STOP, FAMILIES
-from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
-from memdiff.samplers import DDIM, RK45, Euler, EulerMaruyama, Heun, LogTime, Sampler
-from memdiff.scores import (
-    EmpiricalScore,
-    leave_one_out_likelihood,
-    scott_bandwidth,
-    silverman_bandwidth,
-)
+__all__ = [
+    "FAMILIES",
+    "PROCESSES",
+    "REGULARIZERS",
+    "SAMPLERS",
+    "STOPPING_RULES",
+    "GenerationSettings",
+    "named",
+]
 
-__all__ = ["PROCESSES", "REGULARIZERS", "SAMPLERS", "STOPPING_RULES", "GenerationSettings"]
-
-REGULARIZERS = ("none", *(family.name for family in FAMILIES))
-"""Names of the regularisers: one per entry of :data:`~memdiff.generate.selection.FAMILIES`."""
-
-PROCESSES: dict[str, Callable[[float], ForwardProcess]] = {
-    "edm": lambda scale: _edm(scale / 0.5 if scale > 0 else 1.0),
-    "ve": lambda scale: VE(),
-    "vp": lambda scale: VP(),
-    "linear": lambda scale: LinearInterpolant(),
+FAMILIES = {
+    "tikhonov": "memdiff.generate.selection:TIKHONOV",
+    "empirical-bayes": "memdiff.generate.selection:EMPIRICAL_BAYES",
+    "temperature": "memdiff.generate.selection:TEMPERATURE",
+    "smoothed": "memdiff.generate.selection:SMOOTHED",
+    "early-stop": "memdiff.generate.selection:EARLY_STOP",
 }
-"""Forward process by name, from the standard deviation of the data."""
+"""Regularisers: each a :class:`~memdiff.generate.selection.Family`."""
 
-SAMPLERS: dict[str, Callable[[int], Sampler]] = {
-    "heun": Heun,
-    "euler": Euler,
-    "ddim": DDIM,
-    "rk45": lambda steps: RK45(),
-    "logtime": lambda steps: LogTime(),
-    "sde": EulerMaruyama,
+REGULARIZERS = ("none", *FAMILIES)
+"""What ``regularizer`` may be."""
+
+PROCESSES = {
+    "edm": "memdiff.processes:EDM",
+    "ve": "memdiff.processes:VE",
+    "vp": "memdiff.processes:VP",
+    "linear": "memdiff.processes:LinearInterpolant",
 }
-"""Sampler by name, from a number of steps, which adaptive ones choose themselves."""
+"""Forward processes."""
 
-STOPPING_RULES: dict[str, Callable[[EmpiricalScore], float]] = {
-    "silverman": lambda score: silverman_bandwidth(score.source),
-    "scott": lambda score: scott_bandwidth(score.source),
-    "likelihood": lambda score: leave_one_out_likelihood(score).best,
+SAMPLERS = {
+    "heun": "memdiff.samplers:Heun",
+    "euler": "memdiff.samplers:Euler",
+    "ddim": "memdiff.samplers:DDIM",
+    "rk45": "memdiff.samplers:RK45",
+    "logtime": "memdiff.samplers:LogTime",
+    "sde": "memdiff.samplers:EulerMaruyama",
 }
-"""Rules for the strength of early stopping."""
+"""Samplers; those with ``steps`` get the number asked for, the others choose their steps."""
+
+STOPPING_RULES = {
+    "silverman": "memdiff.generate.stopping:silverman",
+    "scott": "memdiff.generate.stopping:scott",
+    "likelihood": "memdiff.generate.stopping:likelihood",
+}
+"""Rules for the strength of ``early-stop``: functions of an empirical score."""
 
 
-def _edm(unit: float) -> EDM:
-    return EDM(sigma_min=0.002 * unit, sigma_max=80.0 * unit)
+def named(place: str) -> Any:  # noqa: ANN401
+    """Import what a place such as ``"memdiff.samplers:Heun"`` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 @dataclass(frozen=True)
@@ -92,7 +107,7 @@ class GenerationSettings:
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}.")
         if isinstance(self.strength, str):
-            words = ["auto", *(STOPPING_RULES if self.regularizer == EARLY_STOP.name else ())]
+            words = ["auto", *(STOPPING_RULES if self.regularizer == "early-stop" else ())]
             if self.strength not in words:
                 raise ValueError(
                     f"strength must be a number or {' or '.join(words)} for the regularizer "

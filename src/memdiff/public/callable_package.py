@@ -10,21 +10,22 @@ from typing import Any
 __all__ = ["call_by"]
 
 
-def call_by(package: str, function: Callable[..., Any]) -> None:
+def call_by(package: str, function: str) -> None:
     """Make an imported package callable; it stays a package.
 
     Args:
         package: Its full name.
-        function: What a call of it calls. Its signature and documentation are those of the call.
+        function: The name in it of what a call of it calls, found at the first call. Its
+            signature and documentation are those of the call.
     """
 
     class CallablePackage(ModuleType):
         def __call__(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-            return function(*arguments, **named)
+            return self.__wrapped__(*arguments, **named)
 
         @property
         def __wrapped__(self) -> Callable[..., Any]:
-            return function
+            found: Callable[..., Any] = getattr(self, function)
+            return found
 
-    CallablePackage.__call__.__doc__ = function.__doc__
     sys.modules[package].__class__ = CallablePackage

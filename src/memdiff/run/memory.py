@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["array_bytes", "available_memory", "require_memory", "size_text"]
+__all__ = ["STREAM_ABOVE", "array_bytes", "available_memory", "require_memory", "size_text"]
+
+STREAM_ABOVE = 2**27
+"""Bytes from which on array files stay on disk, where nothing else is asked for."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 

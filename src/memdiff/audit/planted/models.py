@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from memdiff.audit.laws import Law
-from memdiff.audit.photographs import edited
+from memdiff.audit.planted.laws import Law
+from memdiff.audit.planted.photographs import edited
 from memdiff.neighbors import self_nearest
 
 __all__ = [
@@ -38,7 +38,7 @@ class Samples:
     Attributes:
         x: The samples ``(M, *S)``.
         copied: bool ``(M,)``: which are copies of a training point.
-        width: See :class:`~memdiff.audit.planted.PlantedSets`.
+        width: See :class:`~memdiff.audit.planted.sets.PlantedSets`.
     """
 
     x: Array
@@ -230,7 +230,7 @@ class EditedCopies(Model):
     """Some samples are edited copies of training images, the others are fresh.
 
     Attributes:
-        edit: One of ``memdiff.audit.photographs.EDITS``.
+        edit: One of ``memdiff.audit.planted.photographs.EDITS``.
         num: Number of copies.
     """
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from memdiff.audit.cases import BY_SHARE, EDITED, FRESH, LADDER, LAWS, OTHERS
-from memdiff.audit.photographs import Halves, Patches
-from memdiff.audit.planted import PlantedCase
+from memdiff.audit.planted.cases import BY_SHARE, EDITED, FRESH, LADDER, LAWS, OTHERS
+from memdiff.audit.planted.photographs import Halves, Patches
+from memdiff.audit.planted.sets import PlantedCase
 
 __all__ = ["Preset", "Round", "rounds"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from memdiff.audit.laws import Law
+from memdiff.audit.planted.laws import Law
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memdiff.audit.self_check_row import Rate, SelfCheckRow
+    from memdiff.audit.planted.row import Rate, SelfCheckRow
 
 __all__ = ["TITLES", "markdown"]
 

@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 import torch
 
-from memdiff.audit.self_check_row import Rate, SelfCheckRow, measure_round
+from memdiff.audit.planted.rounds import Preset, Round, rounds
+from memdiff.audit.planted.row import Rate, SelfCheckRow, measure_round
 from memdiff.audit.settings import AuditSettings
-from memdiff.audit.suite import Preset, Round, rounds
 from memdiff.audit.verdict import NOT_EXCHANGEABLE
 from memdiff.metrics import clopper_pearson
 
@@ -129,7 +129,7 @@ class SelfCheck:
 
     def table(self) -> str:
         """The result as tables in Markdown, one for each truth."""
-        from memdiff.audit.self_check_table import markdown
+        from memdiff.audit.planted.table import markdown
 
         return markdown(self.rows)
 

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from memdiff.audit.laws import Law
-from memdiff.audit.planted_models import Fresh, Model
+from memdiff.audit.planted.laws import Law
+from memdiff.audit.planted.models import Fresh, Model
 from memdiff.data import Dataset
 
 __all__ = ["PlantedCase", "PlantedSets", "Truth", "generator_of"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memdiff.audit.laws import (
+from memdiff.audit.planted.laws import (
     Blanks,
     Categorical,
     Clusters,
@@ -21,9 +21,7 @@ from memdiff.audit.laws import (
     Windows,
     ZeroInflated,
 )
-from memdiff.audit.photographs import EDITS, Halves, Patches
-from memdiff.audit.planted import PlantedCase
-from memdiff.audit.planted_models import (
+from memdiff.audit.planted.models import (
     Collapse,
     Copies,
     Dropped,
@@ -34,6 +32,8 @@ from memdiff.audit.planted_models import (
     Scaled,
     Transform,
 )
+from memdiff.audit.planted.photographs import EDITS, Halves, Patches
+from memdiff.audit.planted.sets import PlantedCase
 
 __all__ = ["BY_SHARE", "CASES", "EDITED", "FRESH", "LADDER", "LAWS", "OTHERS"]
 

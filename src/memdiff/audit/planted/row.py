@@ -11,9 +11,9 @@ import torch
 
 from memdiff.audit.auditing import Examination, examine
 from memdiff.audit.evidence import Evidence
-from memdiff.audit.planted import PlantedSets, generator_of
+from memdiff.audit.planted.rounds import Round
+from memdiff.audit.planted.sets import PlantedSets, generator_of
 from memdiff.audit.settings import AuditSettings
-from memdiff.audit.suite import Round
 from memdiff.audit.verdict import NOT_EXCHANGEABLE, VerdictName
 from memdiff.metrics import clopper_pearson
 
