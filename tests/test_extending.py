@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 USE = """
+import json
 import torch
 import memdiff
 from memdiff import EDM, EmpiricalScore
@@ -42,7 +43,10 @@ run(f"{sample} copies.npz --sampler midpoint --steps 200")
 x, points = memdiff.load("copies.npz").x, memdiff.load("points20").x
 assert torch.cdist(x.double(), points.double()).min(1).values.max() < 1e-3
 run(f"{sample} shrunk.npz --regularizer shrunk --strength auto")
-assert '"strength": 0' in open("shrunk.json").read()
+record = json.load(open("shrunk.json"))
+assert record["resolved"]["parameter"] == "relative strength"
+assert record["resolved"]["strength"] == record["selection"]["best"]
+assert len(record["selection"]["candidates"]) == 11
 """
 
 
