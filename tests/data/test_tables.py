@@ -87,6 +87,18 @@ def test_na_is_a_category_and_only_an_empty_field_is_missing(tmp_path):
     assert load(tmp_path / "a.csv").categories["country"] == ("DE", "NA")
 
 
+def test_na_among_numbers_is_missing(tmp_path):
+    """As R, SQL and many archives write it; a column that is text on purpose keeps it."""
+    (tmp_path / "a.csv").write_text("n,v\nNA,1.5\n3,?\n7,nan\n")
+    data = load(tmp_path / "a.csv", missing="mean")
+    assert data.x.tolist() == [[5, 1.5], [3, 1.5], [7, 1.5]]
+    assert data.forms == {"n": "integer"} and not data.categories
+    assert load(tmp_path / "a.csv", missing="mean", categorical=("n", "v")).categories == {
+        "n": ("3", "7", "NA"),
+        "v": ("1.5", "?", "nan"),
+    }
+
+
 def test_quotes_spaces_byte_order_mark_and_line_ends(tmp_path):
     text = '\ufeff"a, b", c\r\n1, "x\ny"\r\n2,z\r\n\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
@@ -112,7 +124,8 @@ def test_quotes_spaces_byte_order_mark_and_line_ends(tmp_path):
         ("a,b\n1,\n2,\n", ["column 'b'", "is empty"]),
         ("a,b\n1,2\n3,\n,\n", ["column 'a'", "1 missing", "row 2"]),
         ("a,b\n1,x\n3,\n", ["column 'b'", "1 missing", "row 1"]),
-        ("a,b\n1,2\n?,3\n4,5\n", ["column 'a'", "1 values are not", "'?'", "row 1"]),
+        ("a,b\n1,2\n?,3\n4,5\n", ["column 'a'", "1 missing", "row 1"]),
+        ("a,b\n1,2\n-,3\n4,5\n", ["column 'a'", "1 values are not", "'-'", "row 1"]),
         ("a,b\n1,2\ninf,3\n", ["column 'a'", "infinite", "row 1"]),
         ("a,b\n1,2\nnan,3\n4,5\n", ["column 'a'", "row 1"]),
     ],

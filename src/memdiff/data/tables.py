@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,15 @@ from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
 from memdiff.memory import require_memory
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["TABLE_SUFFIXES", "load_table", "save_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+
+GAPS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What programs write for a number that is missing."""
 
 
 def load_table(
@@ -34,7 +40,9 @@ def load_table(
 ) -> Dataset:
     """Load a table, numeric and categorical columns mixed, one point a row.
 
-    A ``.csv`` is UTF-8, separated by commas, with one line of column names.
+    A ``.csv`` is UTF-8, separated by commas, with one line of column names. Empty fields are
+    missing; among numbers so are ``NA``, ``nan``, ``null``, ``?`` and the like (``GAPS``), which
+    are categories elsewhere.
 
     Args:
         path: The file.
@@ -64,7 +72,7 @@ def load_table(
             frame = pandas.read_parquet(path)
         else:
             _check_csv(path, title, header)
-            # Only an empty field is missing: "NA" and "None" are categories of their own right.
+            # In text only an empty field is missing: "NA" may be Namibia.
             frame = pandas.read_csv(
                 path,
                 **_exact_floats(pandas.__version__),
@@ -77,6 +85,7 @@ def load_table(
                 skip_blank_lines=True,
                 dtype=_texts(path, categorical, header),
             )
+            _empty_gaps(frame, categorical)
     frame.columns = [str(column) for column in frame.columns]
     if limit is not None:
         frame = frame.iloc[:limit]
@@ -95,6 +104,20 @@ def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, ty
         for position, name in enumerate(names)
         if name.strip() in categorical
     }
+
+
+def _empty_gaps(frame: pd.DataFrame, categorical: Sequence[str]) -> None:
+    """Columns of numbers that are text for what stands where one is missing."""
+    import pandas
+
+    for position, name in enumerate(frame.columns):
+        series = frame.iloc[:, position]
+        if str(name) in categorical or not pandas.api.types.is_string_dtype(series):
+            continue
+        values = set(series.dropna().unique())
+        numbers = values - set(GAPS)
+        if numbers and numbers < values and all(is_number(str(value)) for value in numbers):
+            frame.isetitem(position, pandas.to_numeric(series.mask(series.isin(GAPS))))
 
 
 def _size_in_memory(path: Path) -> int:
