@@ -76,7 +76,8 @@ def test_the_package_lists_and_finds_its_names():
         _ = memdiff.nothing
 
 
-def test_abbreviated_options_are_refused(capsys):
+def test_abbreviated_options_are_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the day on which they are not
     code, out, err = run(capsys, "sample", "--tra", "digits", "--out", "x.npz")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--tra" in err and "options are written in full, --train" in err
