@@ -297,6 +297,17 @@ def test_a_closed_stream_is_no_fault(corpus, tmp_path, closed):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_standard_error_is_no_failed_gate(corpus, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "memdiff", "sample", "--train", str(corpus / "good.npz"),
+             "--num", "2", "--steps", "3", "--out", "o.npz"],
+            stdout=subprocess.PIPE, stderr=full, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_standard_output_is_one_sentence(corpus, tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         named = sentence.startswith("memdiff ")
         print(shown(sentence if named else f"memdiff: {sentence}"), file=sys.stderr)
         code = 2 if isinstance(error, ValueError) else DEAD_RANK_EXIT
+    except OSError:  # what was wrong could not even be said, as on a full disk
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        code = 2
     raise SystemExit(code)
 
 
