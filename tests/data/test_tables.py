@@ -99,6 +99,25 @@ def test_na_among_numbers_is_missing(tmp_path):
     }
 
 
+def test_numbers_that_lose_their_leading_zeros_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("zip,v,w\n01234,1,0\n94110,2,0\n00501,0.5,7\n")
+    (note,) = load(tmp_path / "a.csv").notes
+    assert "column 'zip'" in note and "'01234'" in note and "categorical=('zip',)" in note
+    assert load(tmp_path / "a.csv", categorical=["zip"]).notes == ()
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_types_come_back_as_they_were(tmp_path, gap):
+    """Nullable types are for columns that have a value missing."""
+    frame = pd.DataFrame({"n": [1, 2, 4], "flag": [True, False, True], "x": [0.5, 1.5, 2.5]})
+    if gap:
+        frame["n"] = frame["n"].astype("Int64").mask([True, False, False])
+    frame.to_parquet(tmp_path / "a.parquet")
+    data = load(tmp_path / "a.parquet", missing="category" if gap else None)
+    save_table(tmp_path / "b.parquet", data)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "b.parquet"), frame)
+
+
 def test_quotes_spaces_byte_order_mark_and_line_ends(tmp_path):
     text = '\ufeff"a, b", c\r\n1, "x\ny"\r\n2,z\r\n\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())

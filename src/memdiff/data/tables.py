@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def load_table(
         ImportError: If pandas (or, for ``.parquet``, pyarrow) is not installed.
     """
     title = f"{name} ({path})"
+    codes: dict[str, str] = {}
     pandas = import_pandas(title, parquet=path.suffix.lower() == ".parquet")
     with reading(title):
         require_memory(_size_in_memory(path), title, "give a part of it")
@@ -71,7 +73,7 @@ def load_table(
                 raise ValueError(f"header=False applies to .csv files, not to {title}.")
             frame = pandas.read_parquet(path)
         else:
-            _check_csv(path, title, header)
+            codes = _check_csv(path, title, header)
             # In text only an empty field is missing: "NA" may be Namibia.
             frame = pandas.read_csv(
                 path,
@@ -89,9 +91,16 @@ def load_table(
     frame.columns = [str(column) for column in frame.columns]
     if limit is not None:
         frame = frame.iloc[:limit]
-    return from_frame(
+    data = from_frame(
         frame, name=name, source=str(path), categorical=categorical, missing=missing, like=like
     )
+    notes = tuple(
+        f"column {column!r} has numbers such as {code!r}, whose leading zeros are lost: pass "
+        f"categorical=({column!r},) if they are codes"
+        for column, code in codes.items()
+        if column not in data.categories and data.forms.get(column) == "integer"
+    )
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, type]:
@@ -136,8 +145,13 @@ def _exact_floats(version: str) -> dict[str, str]:
     return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
 
 
-def _check_csv(path: Path, title: str, header: bool) -> None:
-    """What pandas would mend in silence: names that are missing or doubled, ragged rows."""
+def _check_csv(path: Path, title: str, header: bool) -> dict[str, str]:
+    """What pandas would mend in silence: names that are missing or doubled, ragged rows.
+
+    Returns:
+        For each column with numbers that begin with a zero the first of them.
+    """
+    codes: dict[int, str] = {}
     with path.open(newline="", encoding="utf-8-sig") as stream:
         rows = (
             (number, row)
@@ -155,6 +169,10 @@ def _check_csv(path: Path, title: str, header: bool) -> None:
                     f"{title} is ragged: record {record} has {len(row)} fields but the first has "
                     f"{len(first)}; mend that line."
                 )
+            for place, field in enumerate(row):
+                if field[:1] == "0" and len(field) > 1 and field.isdigit():
+                    codes.setdefault(place, field)
+    return {first[place].strip() if header else str(place): code for place, code in codes.items()}
 
 
 def _check_names(names: list[str], title: str) -> None:
