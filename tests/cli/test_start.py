@@ -102,6 +102,16 @@ def test_required_options_look_required(capsys, command, required):
     assert rest.index("required") < rest.index("\noptions:")
 
 
+def test_completion_says_what_it_needs(capsys, monkeypatch):
+    import importlib.util
+
+    if importlib.util.find_spec("shtab") is not None:
+        pytest.skip("shtab is installed")
+    monkeypatch.setenv("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
+    code, out, err = run(capsys, "--print_completion=shtab-bash")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "pip install shtab" in err
+
+
 def test_missing_option_is_said_by_its_command(capsys):
     code, _, err = run(capsys, "train", "--train", "digits")
     assert code == 2 and err == "memdiff train: missing --out (see memdiff train --help)\n"

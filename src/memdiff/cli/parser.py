@@ -104,6 +104,8 @@ def config_file(given: Sequence[str]) -> str | None:
 def _usage_sentence(message: str) -> str:
     """The parser's message in one line, with options as the user writes them."""
     text = " ".join(message.split())
+    if "--print_completion: invalid choice: 'shtab" in text:
+        return "completion in the shell needs shtab: pip install shtab"
     required = re.fullmatch(r"the following arguments are required: (.+)", text)
     if required:
         names = [f"--{name.split('.')[-1].replace('_', '-')}" for name in required[1].split(", ")]
