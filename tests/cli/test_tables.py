@@ -375,6 +375,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_rows(tmp_path, capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "_sample_batch", failing)
+        patch.setattr(generation.Pace, "is_told", True)  # as after its first two seconds
         assert run(capsys, "sample", *how, "--out", cut)[0] == 130
         assert cut.with_suffix(".partial").is_dir() and not cut.exists()
         assert run(capsys, "sample", *how, "--out", cut)[0] == 0
