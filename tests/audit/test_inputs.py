@@ -239,6 +239,7 @@ def test_held_out_data_that_are_the_training_data_are_said():
         assert result.verdict == "inconclusive" and result.decision.p_value == 1.0
         assert result.decision.sentence.startswith("The held-out data are the training data")
         assert len(result.flagged) == 0
+        assert not any("0 training points" in one.finding for one in result.advice)
         assert any("Check the paths" in one.action for one in result.advice)
     inputs = prepare(gaussian(30, 4, 2), train, torch.cat([train, gaussian(1, 4, 3)]), 0.01)
     assert inputs.problems == ()

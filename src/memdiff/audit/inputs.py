@@ -242,6 +242,8 @@ def _compared(
         return everything, ()
     first = {name: _first_of_each(labels) for name, labels in real.items()}
     repeated = {name: len(labels) - len(first[name]) for name, labels in real.items()}
+    if not any(repeated.values()):  # the sets share their points, and that is said elsewhere
+        return everything, ()
     note = (
         f"{repeated['train']} training points and {repeated['heldout']} held-out points repeat "
         "others of their set, more unequally than a random split would make it: one of the sets "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import Namespace
 
 from memdiff.cli.parser import Parser
+from memdiff.cli.wording import as_options
 from memdiff.run.memory import STREAM_ABOVE
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Datas
             taken[name]["like"] = sets["train"]
         sets[name] = load(sources[name], name=name, stream_above=above, **taken[name])
         for note in sets[name].notes if not options.get("quiet") else ():
-            print(f"memdiff: note: {sets[name].title}: {note}", file=sys.stderr)
+            print(f"memdiff: note: {sets[name].title}: {as_options(note)}", file=sys.stderr)
     return {name: sets[name] for name in sources}
 
 

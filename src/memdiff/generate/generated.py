@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,3 +47,7 @@ class Generated:
             "" if strength is None else f", strength {strength:.4g}"
         )
         return f"Generated({len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {how})"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in self.warnings)
+        return f"<code>{html.escape(repr(self))}</code>" + (f"<ul>{notes}</ul>" if notes else "")
