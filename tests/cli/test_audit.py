@@ -231,15 +231,15 @@ def test_mismatched_ranges_say_which_set_is_which(tmp_path, capsys):
 def test_warnings_are_lines_and_not_tracebacks(sets, tmp_path, capsys, monkeypatch):
     import warnings
 
-    from memdiff.audit import auditing
+    from memdiff.audit import examination
 
-    whole = auditing.prepare
+    whole = examination.prepare
 
     def noisy(*arguments, **options):
         warnings.warn("the likelihood is odd", stacklevel=1)
         return whole(*arguments, **options)
 
-    monkeypatch.setattr(auditing, "prepare", noisy)
+    monkeypatch.setattr(examination, "prepare", noisy)
     code, _, err = run(capsys, *asked(sets), "--out", tmp_path)
     assert (code, err) == (0, "memdiff audit: warning: the likelihood is odd\n")
 

@@ -89,9 +89,8 @@ def test_an_audit_shows_its_verdict_and_what_to_do():
 
 
 def test_a_selection_shows_its_choice(score):
-    from memdiff.generate import TIKHONOV
-
     from memdiff import select
+    from memdiff.generate import TIKHONOV
 
     curve = select(TIKHONOV, score)
     assert repr(curve).startswith(f"Selection(best {curve.best:.4g} of ")

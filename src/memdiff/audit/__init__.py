@@ -11,8 +11,9 @@ from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
     from memdiff.audit.advice import Advice
-    from memdiff.audit.auditing import Examination, audit, examine, judge
+    from memdiff.audit.auditing import audit
     from memdiff.audit.evidence import Evidence
+    from memdiff.audit.examination import Examination, Means, examine, judge
     from memdiff.audit.inputs import AuditInputs
     from memdiff.audit.pairing import CopiedPoint, Pair
     from memdiff.audit.panel import Measurement
@@ -31,6 +32,7 @@ __all__ = [
     "DescriptorTest",
     "Evidence",
     "Examination",
+    "Means",
     "Measurement",
     "Pair",
     "Rate",

@@ -9,8 +9,8 @@ from typing import get_args
 
 import torch
 
-from memdiff.audit.auditing import Examination, examine
 from memdiff.audit.evidence import Evidence
+from memdiff.audit.examination import Examination, examine
 from memdiff.audit.planted.rounds import Round
 from memdiff.audit.planted.sets import PlantedSets, generator_of
 from memdiff.audit.settings import AuditSettings
