@@ -111,8 +111,8 @@ def _blind_spots(entry: Evidence, result: AuditResult) -> str:
     if noun == "thumbnail" and pictures:
         return (
             "They compare coarse grey images without their brightness and contrast, registered to "
-            "each other. Images that differ in colour or detail alone count as alike; large crops, "
-            "collages and changes of style go unseen. A learned descriptor, such as SSCD "
+            "each other. Images that differ in colour or detail alone count as alike; large "
+            "crops, collages and changes of style go unseen. A learned descriptor, such as SSCD "
             "[Pizzi22], sees more."
         )
     if noun in ("sscd", "torchscript", "transformers", "onnx"):
