@@ -138,5 +138,5 @@ def test_doctor_knows_every_extra_that_is_declared():
 
     from memdiff.doctor.installation import EXTRAS
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
     assert set(EXTRAS) == set(project["project"]["optional-dependencies"]) - {"dev"}

@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def package_fingerprint() -> str:
     """SHA-256 over the package's own Python and JSON files, by relative path and content."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for path in sorted((*root.rglob("*.py"), *root.rglob("*.json"))):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
@@ -57,7 +57,7 @@ def git_commit() -> str | None:
     Returns:
         None where the package is installed outside a git checkout of its own, or git is missing.
     """
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
         return None
 
