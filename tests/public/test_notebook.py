@@ -48,7 +48,7 @@ def test_results_are_a_line_whatever_their_size(score):
     generated = generate(load("points20"), GenerationSettings("tikhonov", 0.1, num=9))
     for result, words in (
         (posterior, ("100 queries of shape (1, 8, 8)", "effective points", "error bound")),
-        (samples, ("100 of shape (1, 8, 8)", "evaluations a sample")),
+        (samples, ("100 of shape (1, 8, 8)", "evaluations per sample")),
         (generated, ("9 samples of shape (2,)", "tikhonov, strength 0.1")),
     ):
         text = repr(result)

@@ -29,7 +29,7 @@ from memdiff.sources import Rows
 
 __all__ = ["PANEL", "Entry", "Measurement"]
 
-# FLD fits a mixture with one component per sample: above this many points a set is subsampled.
+# FLD fits a mixture with one component per sample: above this many points per set is subsampled.
 _FLD_POINTS = 2000
 
 

@@ -39,7 +39,7 @@ def load_table(
     missing: MissingRule | None = None,
     like: Dataset | None = None,
 ) -> Dataset:
-    """Load a table, numeric and categorical columns mixed, one point a row.
+    """Load a table, numeric and categorical columns mixed, one point per row.
 
     A ``.csv`` is UTF-8, separated by commas, with one line of column names. Empty fields are
     missing; among numbers so are ``NA``, ``nan``, ``null``, ``?`` and the like (``GAPS``), which

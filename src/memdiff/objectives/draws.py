@@ -168,7 +168,9 @@ def draw(
         index = _training_index(data, num, generator, index)
         x0 = data[index].detach()
         if y is not None and len(y) != len(data):
-            raise ValueError(f"y must have {len(data)} rows, one a training point, got {len(y)}.")
+            raise ValueError(
+                f"y must have {len(data)} rows, one per training point, got {len(y)}."
+            )
     elif index is not None or y is not None:
         raise ValueError("index and y need a training set as data, got a law to draw from.")
     else:

@@ -53,7 +53,7 @@ def launch(
 
     Args:
         function: The function, importable by its module and name.
-        arguments: Its arguments, one a call.
+        arguments: Its arguments, one per call.
         folder: For the scripts and the logs of jobs; not used ``"here"``.
         launcher: ``"here"`` one after the other, ``"local"`` processes of this machine,
             ``"slurm"`` jobs.

@@ -105,7 +105,7 @@ class FixedStepSampler(Sampler):
 
 @dataclass(frozen=True)
 class Euler(FixedStepSampler):
-    r"""Euler's method in :math:`t`; one score evaluation a step.
+    r"""Euler's method in :math:`t`; one score evaluation per step.
 
     Args:
         steps: Number of steps, at least 1.
@@ -122,7 +122,7 @@ class Euler(FixedStepSampler):
 
 @dataclass(frozen=True)
 class Heun(FixedStepSampler):
-    r"""Heun's method (explicit trapezoid) in :math:`t`; two score evaluations a step.
+    r"""Heun's method (explicit trapezoid) in :math:`t`; two score evaluations per step.
 
     With the :class:`~memdiff.processes.EDM` process it is the deterministic sampler of EDM; a run
     to ``t_end = 0`` takes ``2 * steps - 1`` evaluations.
