@@ -30,13 +30,16 @@ from torch import Tensor
 
 from memdiff.experiments.conditional import branches, conditional_law, draw_pairs
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
-from memdiff.experiments.network_stack import NetworkStack, StackSettings, snapshots
+from memdiff.experiments.network_training import train_and_look
 from memdiff.processes import EDM
 from memdiff.report.document import Table
 from memdiff.report.figures import BLACK, BLUE, GREEN, VERMILION, legend, new_panels
 from memdiff.samplers import Heun, LogTime, sample
 from memdiff.scores import EmpiricalScore, Score
+from memdiff.training.averages import LinearWarmup
+from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.networks import MLP
+from memdiff.training.quadratic_losses import EDMBatches
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
@@ -122,19 +125,18 @@ def run_study(context: Context, study: ConditionalStudy) -> Outcome:
     exact = _law(middle, study.repeats, context.generator(5))
     kernels = _kernels(context, study, x, y, middle)
     seeds = [context.seed + number for number in range(study.seeds)]
-    stack = NetworkStack(
-        [MLP((1,), width=study.width, depth=2, condition_features=1, seed=seed) for seed in seeds],
-        [x.float()] * study.seeds,
-        seeds,
-        StackSettings(batch_size=64, sigma_data=SIGMA_DATA),
-        [y.float()] * study.seeds,
+    loss, columns = EDMBatches(64, SIGMA_DATA), {"depth": 2, "condition_features": 1}
+    nets = [MLP((1,), width=study.width, seed=seed, **columns) for seed in seeds]
+    ensemble = Ensemble(
+        [Member(net, x, loss, seed, y) for net, seed in zip(nets, seeds, strict=True)],
+        average=LinearWarmup(),
     )
 
     def measure(step: int) -> dict[str, Any]:
-        stack.check_step(step)
+        ensemble.require_step(step)
         rows = []
         for index, seed in enumerate(seeds):
-            score = stack.score(index)
+            score = ensemble.score(index)
             paired = samples_at(score, y, study.repeats, seed)
             between = samples_at(score, middle, study.repeats, seed)
             rows.append(compare(x, paired, between, exact, kernels))
@@ -146,12 +148,11 @@ def run_study(context: Context, study: ConditionalStudy) -> Outcome:
 
     looks: dict[int, dict[str, Any]] = {}
 
-    def look(step: int, _: NetworkStack) -> bool:
+    def look(step: int) -> None:
         context.progress(f"step {step}", step / study.steps[-1])
         looks[step] = context.cached(f"look-{step}", lambda: measure(step))
-        return False
 
-    snapshots(stack, study.steps, context.directory / "stack.safetensors", look)
+    train_and_look(ensemble, study.steps, context.directory / "ensemble.safetensors", look)
     return _outcome(context, study, (x, y, middle), exact, kernels, looks)
 
 

@@ -45,23 +45,26 @@ from torch import Tensor
 
 from memdiff.data import load
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
-from memdiff.experiments.network_stack import NetworkStack, StackSettings, snapshots
+from memdiff.experiments.network_training import train_and_look
 from memdiff.experiments.onset_views import curves_plot, law_plot, onset_table
 from memdiff.experiments.power_law import PowerLaw, crossing, fit_power_law
 from memdiff.metrics import ratio
 from memdiff.objectives import draw
 from memdiff.samplers import Heun, sample
 from memdiff.scores import Score
+from memdiff.training.averages import LinearWarmup
+from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.networks import MLP
 from memdiff.training.objective import Objective, edm_objective
+from memdiff.training.quadratic_losses import EDMBatches
 
 __all__ = ["EXPERIMENTS", "OnsetStudy", "digits", "judge", "run_study"]
 
 SIGMA_DATA = 0.75
 """Standard deviation of the pixels, values in [-1, 1]; one number for every size."""
 
-BATCH = 32
-"""Images a step, at every size."""
+BATCH, LEARNING_RATE = 32, 1e-3
+"""Images in each step and step size of Adam, at every size."""
 
 HELDOUT = 512
 LEVEL, OTHER_LEVELS = 0.5, (0.1, 0.25)
@@ -138,17 +141,18 @@ def measure(
     seeds = [context.seed + number for number in range(study.seeds)]
     split = [digits(seed) for seed in seeds]
     train = [pool[:size] for pool, _ in split]
-    settings = StackSettings(batch_size=batch_size, sigma_data=SIGMA_DATA)
+    loss = EDMBatches(batch_size, SIGMA_DATA)
     name = f"{size}" if batch_size == BATCH else f"{size}-batch-{batch_size}"
     objective = edm_objective(SIGMA_DATA)
     nets = [MLP((1, 8, 8), width=study.width, depth=2, seed=seed) for seed in seeds]
-    stack = NetworkStack(nets, train, seeds, settings)
+    members = [Member(net, x, loss, s) for net, x, s in zip(nets, train, seeds, strict=True)]
+    ensemble = Ensemble(members, learning_rate=LEARNING_RATE, average=LinearWarmup())
 
     def compute(step: int) -> dict[str, list[float]]:
-        stack.check_step(step)
+        ensemble.require_step(step)
         found: dict[str, list[float]] = {"fraction": [], "heldout": []}
         for index, seed in enumerate(seeds):
-            score = stack.score(index)
+            score = ensemble.score(index)
             found["heldout"].append(heldout_loss(score, split[index][1], objective))
             if step:
                 x = sample(score, num=study.samples, sampler=Heun(steps=18), seed=seed).x
@@ -158,13 +162,14 @@ def measure(
 
     steps, looks = [0], [context.cached(f"look-{name}-0", lambda: compute(0))]
 
-    def look(step: int, _: NetworkStack) -> bool:
+    def look(step: int) -> bool:
         context.progress(f"N = {size}, step {step}")
         looks.append(context.cached(f"look-{name}-{step}", lambda: compute(step)))
         steps.append(step)
         return min(looks[-1]["fraction"]) >= LEVEL + 0.1
 
-    snapshots(stack, study.steps(), context.directory / f"stack-{name}.safetensors", look)
+    state = context.directory / f"ensemble-{name}.safetensors"
+    train_and_look(ensemble, study.steps(), state, look)
     return {
         "steps": steps,
         "fraction": [[one["fraction"][i] for one in looks[1:]] for i in range(study.seeds)],
@@ -274,7 +279,7 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
             "batch_size": BATCH,
             "large_batch_size": study.large_batch,
             "large_batch_tau_mem": large,
-            "learning_rate": StackSettings().learning_rate,
+            "learning_rate": LEARNING_RATE,
             "tau_mem": times,
             "tau_gen": generalised,
             "run_sizes": sizes,

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from memdiff.objectives import Draws
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
+from memdiff.training.averages import LinearWarmup, update_average
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.objective import Objective
 
-__all__ = ["TrainingSettings", "TrainingState", "TrainingStep", "train", "update_average"]
+__all__ = ["TrainingSettings", "TrainingState", "TrainingStep", "train"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -268,28 +269,10 @@ def train(
         )
 
 
-@torch.no_grad()
-def update_average(averaged: nn.Module, current: nn.Module, decay: float) -> None:
-    r"""Move an average of weights: :math:`\bar w \leftarrow \beta \bar w + (1 - \beta) w`.
-
-    Buffers are copied.
-
-    Args:
-        averaged: The average, changed in place.
-        current: The module with the weights :math:`w`, of the same structure.
-        decay: :math:`\beta` in [0, 1).
-    """
-    pairs = list(zip(averaged.parameters(), current.parameters(), strict=True))
-    if pairs:
-        torch._foreach_lerp_([a for a, _ in pairs], [c for _, c in pairs], 1.0 - decay)
-    for average, buffer in zip(averaged.buffers(), current.buffers(), strict=True):
-        average.copy_(buffer)
-
-
 def _decay(settings: TrainingSettings, step: int) -> float:
     if not settings.ema_warmup:
         return settings.ema
-    return min(settings.ema, (1 + step) / (10 + step))
+    return LinearWarmup(settings.ema).decay_at(step)
 
 
 def _learning_rates(state: TrainingState, settings: TrainingSettings) -> float:
