@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from memdiff.data import load
+from memdiff.experiments.closed_form_sweep import Variant, latents
+from memdiff.experiments.closed_form_views import memorised_fraction
 from memdiff.experiments.experiment import Context
-from memdiff.experiments.published import compare_sweep, published
-from memdiff.experiments.regularisation_sweep import LATENTS, latents, memorised_fraction
+from memdiff.experiments.published import LATENTS, compare_sweep, published
 from memdiff.experiments.tikhonov_sweep import (
     EXPERIMENTS,
+    SWEEP,
     contraction,
     predicted_fraction,
-    sweep,
 )
 from memdiff.processes import VE, VP
 from memdiff.samplers import RK45, sample
@@ -24,7 +25,7 @@ REFERENCE = published().tikhonov
 def fractions(strengths):
     data = load("points20").x
     z = latents(torch.Generator().manual_seed(0), discarded=())
-    samples = sweep(EmpiricalScore(data, VE()), strengths, z, RK45(), REFERENCE.t_end)
+    samples = SWEEP.samples(Variant("", "", t_end=REFERENCE.t_end), strengths, z)
     return [memorised_fraction(x, data).value for x in samples]
 
 

@@ -39,7 +39,7 @@ from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.networks import MLP
 from memdiff.training.quadratic_losses import FullBatchScoreMatching
 
-__all__ = ["PROCESS", "TOLERANCES", "Arm", "Network", "NetworkSweep", "SweepResult"]
+__all__ = ["PROCESS", "TOLERANCES", "Arm", "Network", "NetworkSweep", "NetworkSweepResult"]
 
 PROCESS = VP()
 
@@ -153,7 +153,7 @@ class NetworkSweep:
                     found.setdefault(name if self.together else "networks", {})[network] = None
         return {name: list(networks) for name, networks in found.items()}
 
-    def measure(self, context: Context, extra: Extra | None = None) -> SweepResult:
+    def measure(self, context: Context, extra: Extra | None = None) -> NetworkSweepResult:
         """Train all networks and count copies among their samples; both are kept on disk.
 
         Args:
@@ -182,7 +182,7 @@ class NetworkSweep:
             ]
             for arm in self.arms
         }
-        return SweepResult(self, spreads, kept)
+        return NetworkSweepResult(self, spreads, kept)
 
 
 def measure_ensemble(
@@ -249,7 +249,7 @@ def memorised_fractions(score: Score, z: Tensor, *, t_end: float = 0.0) -> list[
 
 
 @dataclass(frozen=True)
-class SweepResult:
+class NetworkSweepResult:
     """Measured fractions of a sweep, and how they are shown.
 
     Attributes:

@@ -22,7 +22,7 @@ from memdiff.experiments.network_sweep import (
     Arm,
     Network,
     NetworkSweep,
-    SweepResult,
+    NetworkSweepResult,
     memorised_fractions,
     seed_latents,
     training_points,
@@ -107,7 +107,9 @@ def _exact_fractions(
     return context.cached("exact", compute)["fractions"]
 
 
-def _outcome(found: SweepResult, exact: list[list[float]], curves: dict[str, Any]) -> Outcome:
+def _outcome(
+    found: NetworkSweepResult, exact: list[list[float]], curves: dict[str, Any]
+) -> Outcome:
     reference, size = published().network, found.sweep
     return Outcome(
         measured={
@@ -185,7 +187,7 @@ def _norm_plot(curves: dict[str, Any]) -> Plot:
     return figure
 
 
-def _exact_table(found: SweepResult, exact: Sequence[Sequence[float]]) -> Table:
+def _exact_table(found: NetworkSweepResult, exact: Sequence[Sequence[float]]) -> Table:
     header, rows = ["c"], []
     for tolerance in TOLERANCES:
         header += [f"Network, {tolerance:g}", f"Exact, {tolerance:g}"]

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 __all__ = [
+    "LATENTS",
     "READING_ERROR",
     "NetworkValues",
     "Published",
@@ -28,6 +29,9 @@ __all__ = [
 
 READING_ERROR = 0.015
 """Error of a fraction that was read off a published plot."""
+
+LATENTS = 1000
+"""Samples behind a published fraction."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def published() -> Published:
 
 
 def allowed_difference(
-    fraction: float, num: int, *, published_num: int = 1000, deviations: float = 3.0
+    fraction: float, num: int, *, published_num: int = LATENTS, deviations: float = 3.0
 ) -> float:
     r"""Largest difference between a measured and a published fraction that chance explains.
 
