@@ -28,6 +28,12 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 import numpy as np
 import torch
 
+from memdiff.experiments.partial import (
+    read_arrays,
+    read_partial,
+    write_arrays,
+    write_partial,
+)
 from memdiff.report.document import Figure, Table
 
 __all__ = ["Context", "Experiment", "Figure", "Outcome", "Preset", "Table", "jsonable"]
@@ -134,8 +140,6 @@ class Context:
         Returns:
             The result of ``compute``.
         """
-        from memdiff.experiments.store import read_partial, write_partial
-
         path = self.directory / f"{name}.json"
         found = read_partial(path)
         if found is None:
@@ -147,8 +151,6 @@ class Context:
         self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """As :meth:`cached`, for named arrays, such as samples; kept as ``.npz``."""
-        from memdiff.experiments.store import read_arrays, write_arrays
-
         path = self.directory / f"{name}.npz"
         found = read_arrays(path)
         if found is None:

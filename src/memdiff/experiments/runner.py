@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 
 from memdiff.data.files import write_json
+from memdiff.experiments import registry
 from memdiff.experiments.experiment import (
     Context,
     Experiment,
@@ -31,9 +32,11 @@ from memdiff.experiments.experiment import (
     Preset,
     check_preset,
 )
+from memdiff.experiments.reproduction import reproduction_document
 from memdiff.experiments.store import Finished, Store, settings_key
 from memdiff.provenance import provenance
 from memdiff.ranks import Ranks
+from memdiff.report.html import write_html
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
 
@@ -97,9 +100,7 @@ def load(name: str) -> Experiment:
         ValueError: If the name is unknown.
         ImportError: If its module cannot be imported, or does not export it.
     """
-    from memdiff import experiments
-
-    modules = dict(experiments.REGISTRY)
+    modules = dict(registry.REGISTRY)
     if name not in modules:
         raise ValueError(
             f"only names the unknown experiment {name!r}; choose from {', '.join(modules)}."
@@ -119,9 +120,7 @@ def select(only: Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         ValueError: If ``only`` is empty or holds an unknown name.
     """
-    from memdiff import experiments
-
-    names = tuple(name for name, _ in experiments.REGISTRY)
+    names = tuple(name for name, _ in registry.REGISTRY)
     if only is None:
         return names
     if isinstance(only, str):
@@ -349,9 +348,6 @@ def _write_report(
     finished: dict[str, Finished],
     failed: dict[str, _Failure],
 ) -> None:
-    from memdiff.experiments.reproduction import reproduction_document
-    from memdiff.report.html import write_html
-
     failures = {name: one.traceback for name, one in failed.items()}
     document = reproduction_document(results, experiments, finished, failures)
     write_json(out / "results.json", results)

@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,9 +37,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
 from memdiff.experiments.experiment import Context, Experiment, Outcome
 from memdiff.experiments.image_copies import digit_images
+from memdiff.experiments.mapped_images import Images, build_images
 from memdiff.experiments.scale_views import (
     copies_figure,
     distances_figure,
@@ -54,11 +53,9 @@ from memdiff.processes import EDM
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, Score, Tikhonov, silverman_bandwidth
 from memdiff.selection import TIKHONOV, leave_one_out_draws, select
-from memdiff.training import AffineAugmentation
 
-__all__ = ["EXPERIMENTS", "MAPS", "Images", "build_images", "measure", "other_image_ratio"]
+__all__ = ["EXPERIMENTS", "measure", "other_image_ratio"]
 
-MAPS = AffineAugmentation(degrees=10.0, shift=1 / 14, zoom=0.1)
 SIZES: dict[str, tuple[int, ...]] = {
     "quick": (100, 300, 1000),
     "paper": (100, 300, 1000, 3000, 10_000, 30_000, 60_000),
@@ -72,55 +69,6 @@ ALL, NONE = 0.99, 0.01
 """Shares that count as all and as none."""
 NOISE_TOLERANCE = 0.05
 """Largest relative difference of the noise on training images to its prediction."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """Maps of images, split by image.
-
-    Attributes:
-        train: Training pictures with shape ``(N, 1, H, W)``, float32; a smaller training set is a
-            prefix.
-        base: The image that each is a map of, int64 with shape ``(N,)``.
-        heldout: Pictures of other images, one of each.
-        source: Name of the data set.
-        repeats: How often the most frequent image occurs in ``train``.
-    """
-
-    train: Tensor
-    base: Tensor
-    heldout: Tensor
-    source: str
-    repeats: int
-
-
-def build_images(data: Dataset, num: int, seed: int, *, halve: bool = False) -> Images:
-    """Split images, map them.
-
-    Args:
-        data: Images ``(M, 1, H, W)``.
-        num: Number of training pictures.
-        seed: Seed of the split and of the maps.
-        halve: Whether to average pixels two by two first.
-
-    Returns:
-        The pictures; those of a smaller ``num`` are a prefix of those of a larger one.
-    """
-    x = data.x.to(torch.float32)
-    if halve:
-        x = torch.nn.functional.avg_pool2d(x, 2)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    bases, heldout = order.split([len(x) - len(x) // 5, len(x) // 5])
-    rounds = -(-num // len(bases))
-    generators = [torch.Generator().manual_seed(seed + 1 + i) for i in range(rounds + 1)]
-    train = torch.cat([MAPS(x[bases], generator) for generator in generators[1:]])[:num]
-    return Images(
-        train=train,
-        base=bases.repeat(rounds)[:num],
-        heldout=MAPS(x[heldout], generators[0]),
-        source=data.source,
-        repeats=rounds,
-    )
 
 
 def empirical_score(train: Tensor) -> tuple[EmpiricalScore, Tensor]:

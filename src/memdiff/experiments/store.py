@@ -14,18 +14,14 @@ what it computes with: a result is taken up again only where computing it anew w
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from memdiff.data.files import replace_file, save_arrays, write_json
+from memdiff.data.files import replace_file
 from memdiff.experiments.experiment import Json, Outcome, canonical_json
+from memdiff.experiments.partial import read_partial, write_partial
 from memdiff.provenance import package_fingerprint, versions
 from memdiff.report.document import Cell, CellValue, Figure, Table
 
@@ -54,33 +50,6 @@ def settings_key(name: str, preset: str, seed: int) -> str:
         "source": package_fingerprint(),
     }
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
-
-
-def read_partial(path: Path) -> dict[str, Any] | None:
-    """Read a partial result; None where there is none or it is not whole."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_partial(path: Path, value: Mapping[str, Any]) -> None:
-    """Keep a partial result, whole or not at all."""
-    write_json(path, dict(value))
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Read partial arrays; None where there are none or the file is not whole."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (FileNotFoundError, ValueError, zipfile.BadZipFile):
-        return None
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep partial arrays, whole or not at all."""
-    save_arrays(path, **dict(arrays))
 
 
 def _write(path: Path, content: bytes) -> None:
