@@ -3,11 +3,11 @@
 from memdiff.training.assessment import Assessment, assess, summary
 from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.batches import batch_index, step_seed
-from memdiff.training.candidates import Choice
 from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
 from memdiff.training.journal import Journal, read_journal
 from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
 from memdiff.training.model import ModelConfig, load_encoding, load_model
+from memdiff.training.model_choice import Choice
 from memdiff.training.monitor import Monitor, MonitorSettings
 from memdiff.training.objective import (
     EDMWeighting,
@@ -20,9 +20,9 @@ from memdiff.training.objective import (
 )
 from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, Reading, find_onset
-from memdiff.training.reports import write_reports
 from memdiff.training.run import TrainingRun, train_in_folder
-from memdiff.training.settings import RunSettings
+from memdiff.training.run_report import train_and_report, write_reports
+from memdiff.training.run_settings import RunSettings
 
 __all__ = [
     "AffineAugmentation",
@@ -61,6 +61,7 @@ __all__ = [
     "step_seed",
     "summary",
     "train",
+    "train_and_report",
     "train_in_folder",
     "write_reports",
 ]

@@ -38,7 +38,8 @@ from memdiff.report.figures import (
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.monitor import Monitor
 from memdiff.training.observation import Observation
-from memdiff.training.run import SAMPLES, TrainingRun
+from memdiff.training.run import TrainingRun
+from memdiff.training.run_folder import SAMPLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,95 @@
+"""From training data to a report in one call: train, audit the kept model, write the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from memdiff.data import Dataset, write_json
+from memdiff.pace import Forecast
+from memdiff.ranks import Ranks
+from memdiff.report import write_html
+from memdiff.training.assessment import Assessment, assess, summary
+from memdiff.training.run import TrainingRun, train_in_folder
+from memdiff.training.run_page import compose
+from memdiff.training.run_settings import RunSettings
+from memdiff.training.watched_training import Progress
+
+__all__ = ["train_and_report", "write_reports"]
+
+
+def train_and_report(
+    train: Dataset,
+    out: str | Path,
+    model: Mapping[str, Any] | None = None,
+    settings: RunSettings | None = None,
+    *,
+    heldout: Dataset | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    ranks: Ranks | None = None,
+    overwrite: bool = False,
+    forecast: Forecast | None = None,
+) -> tuple[TrainingRun, Assessment | None]:
+    """Train a model, audit samples of the kept one, write the report: all of ``memdiff train``.
+
+    The arguments are those of :func:`train_in_folder`. As many samples are audited as confirm the
+    choice of a model, ``settings.monitor.confirm``, by the sampler of the monitor.
+
+    Args:
+        train: Training data.
+        out: The folder of the run, new or that of the same run.
+        model: Fields of :class:`ModelConfig` other than those that the data determine.
+        settings: Settings; ``RunSettings()`` by default.
+        heldout: Data of the same source, not trained on, or None to hold out a share.
+        device: Where to train and to sample.
+        progress: Receives (stage, done, total).
+        ranks: Processes that share each batch; the first audits and writes the report.
+        overwrite: Whether to start anew where the folder holds a run.
+        forecast: Receives the seconds that the training will take, once.
+
+    Returns:
+        The run, and its assessment. There is none where the time limit has ended the run, no
+        samples are asked for, or another process audits.
+    """
+    run = train_in_folder(
+        train,
+        out,
+        model,
+        settings,
+        heldout=heldout,
+        device=device,
+        progress=progress,
+        ranks=ranks,
+        overwrite=overwrite,
+        forecast=forecast,
+    )
+    if ranks is not None and not ranks.is_first:
+        return run, None
+    assessment, num = None, run.settings.monitor.confirm
+    if num and run.ending != "time":
+        assessment = assess(run, num, device=device, progress=progress)
+    write_reports(run, assessment)
+    return run, assessment
+
+
+def write_reports(run: TrainingRun, assessment: Assessment | None) -> Path:
+    """Write ``report.json``, ``report.html`` and the page of the audit, ``audit.html``.
+
+    Args:
+        run: The run.
+        assessment: What :func:`assess` found, or None.
+
+    Returns:
+        The path of ``report.html``.
+    """
+    write_json(run.folder / "report.json", summary(run, assessment))
+    if assessment is not None:
+        assessment.audit.to_json(run.folder / "audit.json")
+        assessment.audit.to_html(run.folder / "audit.html")
+    path = run.folder / "report.html"
+    write_html(compose(run, assessment), path)
+    return path
