@@ -1,4 +1,4 @@
-r"""Conditional models memorise pairs, and what a kernel in the condition does ([B25]).
+r"""Conditional models: memorised pairs, and the effect of a kernel in the condition ([B25]).
 
 The minimiser of conditional score matching on pairs :math:`(x_n, y_n)` uses, at a training
 condition, only the points that share it. With distinct conditions that is one point, and a
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.objectives import LogUniformRatio, draw, explicit_score_matching
@@ -92,7 +93,8 @@ class AtCondition(Score):
         self.score = score
         self.y = y
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -103,8 +105,8 @@ class AtCondition(Score):
         condition = torch.full((len(x), 1), self.y, dtype=torch.float64)
         return self.score.residual(x, t, condition, exclude=exclude)
 
+    @override
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
-        """The score at the condition, of the shape and dtype of ``x``."""
         return self.score_from_residual(x, t)
 
 

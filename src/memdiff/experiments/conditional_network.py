@@ -1,4 +1,4 @@
-r"""Conditional networks: what they return at training conditions, and between them.
+r"""Conditional networks: their samples at training conditions and between them.
 
 The exact minimiser of conditional score matching returns the paired point at each training
 condition and is not defined elsewhere (:mod:`memdiff.experiments.conditional`); a kernel of width
@@ -72,7 +72,7 @@ class ConditionalStudy:
 
 
 def transport(a: Tensor, b: Tensor) -> float:
-    """Mean Wasserstein-1 distance of the rows of two tensors ``(Q, n)``.
+    """Return the mean Wasserstein-1 distance of the rows of two tensors ``(Q, n)``.
 
     >>> transport(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 0.0]]))
     1.0
@@ -81,7 +81,7 @@ def transport(a: Tensor, b: Tensor) -> float:
 
 
 def samples_at(score: Score, y: Tensor, repeats: int, seed: int) -> Tensor:
-    """Samples ``(len(y), repeats)`` of a network or an exact score at conditions ``(Q, 1)``."""
+    """Draw samples ``(len(y), repeats)`` of a network or exact score at conditions ``(Q, 1)``."""
     conditions = y.repeat_interleave(repeats, 0)
     if isinstance(score, EmpiricalScore):
         end = float(score.process.time_at_ratio(1e-6))
@@ -101,7 +101,7 @@ def samples_at(score: Score, y: Tensor, repeats: int, seed: int) -> Tensor:
 
 
 def run(context: Context) -> Outcome:
-    """The study at the size of the preset."""
+    """Run the study at the size of the preset."""
     return run_study(
         context,
         context.pick(
@@ -156,7 +156,7 @@ def run_study(context: Context, study: ConditionalStudy) -> Outcome:
 def compare(
     x: Tensor, paired: Tensor, between: Tensor, exact: Tensor, kernels: Sequence[Tensor]
 ) -> dict[str, float]:
-    """What is measured of one network.
+    """Return the measurements of one network.
 
     Args:
         x: Training points ``(N, 1)``, in the order of their conditions.
@@ -302,7 +302,7 @@ def _outcome(
                     for i, step in enumerate(study.steps)
                 ],
                 note=f"Mean ± standard deviation over {study.seeds} training seeds; "
-                f"{study.repeats} samples a condition. All but the share are measured at "
+                f"{study.repeats} samples per condition. All but the share are measured at "
                 "mid-points of neighbouring conditions, in units of x; spread: standard "
                 "deviation of the samples at a condition.",
                 stacked=True,

@@ -1,4 +1,4 @@
-r"""How fast closed-form estimates of the score converge as the training set grows ([W24], [B25]).
+r"""Convergence rates of closed-form score estimates in the training-set size ([W24], [B25]).
 
 The data law :math:`p` is a known Gaussian mixture in dimension :math:`d`. From :math:`N` points
 its score :math:`\nabla \log p` is estimated by the score of their kernel density

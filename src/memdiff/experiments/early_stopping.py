@@ -1,4 +1,4 @@
-"""Early stopping: for how many steps a network may train before its samples are copies ([B25])."""
+"""Early stopping: memorised fraction of a network against its training steps ([B25])."""
 
 from __future__ import annotations
 

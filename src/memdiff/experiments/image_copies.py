@@ -1,4 +1,4 @@
-r"""Copies among image samples: what is measured of them, and how it is shown.
+r"""Measurements of copies among image samples, and their pictures.
 
 Every measurement is taken of held-out images too: they are what a perfect model would draw.
 """

@@ -1,4 +1,4 @@
-"""The table and the figure of a sweep over small trained networks."""
+"""Table and figure of a sweep over small trained networks."""
 
 from __future__ import annotations
 

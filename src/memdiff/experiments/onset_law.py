@@ -1,4 +1,4 @@
-r"""The onset of memorisation against the number of training points: :math:`\tau_{mem} \sim N`.
+r"""Onset of memorisation against the number of training points: :math:`\tau_{mem} \sim N`.
 
 Bonnaire et al. find two times in the training of diffusion models at a fixed batch size and
 learning rate: samples become good at :math:`\tau_{gen}`, which does not depend on the number
@@ -106,7 +106,7 @@ class OnsetStudy:
 
 
 def digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Training images ``(1285, 1, 8, 8)`` in an order of the seed, and held-out ``(512, ...)``.
+    """Return training images ``(1285, 1, 8, 8)`` in an order of the seed, and 512 held-out ones.
 
     The mean image of the training pool is subtracted; held-out images are the same for all seeds.
     """
@@ -119,7 +119,7 @@ def digits(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def heldout_loss(score: Score, heldout: Tensor, objective: Objective) -> float:
-    """Denoising loss a pixel, with the same noise at every call."""
+    """Return the denoising loss per pixel, with the same noise at every call."""
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(len(heldout))
     draws = draw(
@@ -178,7 +178,7 @@ def measure(
 
 
 def tau_gen(steps: Sequence[int], losses: Sequence[float]) -> float | None:
-    """Step at which a held-out loss has made 95 % of the way from its first value to its least.
+    """Return the step at which a held-out loss has made 95 % of its way down.
 
     Args:
         steps: Steps, the first of them 0.
@@ -197,7 +197,7 @@ def tau_gen(steps: Sequence[int], losses: Sequence[float]) -> float | None:
 def local_exponents(
     sizes: Sequence[int], run_sizes: Sequence[int], times: Sequence[float | None]
 ) -> list[float | None]:
-    """Exponents from one size to the next, of geometric means; None beside a censored run."""
+    """Return exponents between successive sizes, of geometric means; None at a censored run."""
     means: list[float | None] = []
     for size in sizes:
         own = [time for s, time in zip(run_sizes, times, strict=True) if s == size]
@@ -210,7 +210,7 @@ def local_exponents(
 
 
 def judge(mem: PowerLaw | None, gen: PowerLaw | None) -> bool:
-    """Whether both intervals come within ``MARGIN`` of the published exponents, 1 and 0."""
+    """Tell whether both intervals come within ``MARGIN`` of the published exponents, 1 and 0."""
     if mem is None or gen is None:
         return False
     return all(
@@ -220,7 +220,7 @@ def judge(mem: PowerLaw | None, gen: PowerLaw | None) -> bool:
 
 
 def run(context: Context) -> Outcome:
-    """The study at the size of the preset."""
+    """Run the study at the size of the preset."""
     return run_study(
         context,
         context.pick(

@@ -1,4 +1,4 @@
-"""Drawings in the plane that several experiments share: points, Voronoi cells, paths, basins."""
+"""Drawings in the plane: training points, Voronoi cells, trajectories, basins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published values, typed, and what it takes to agree with them.
+"""Published values of the paper, and tolerances of agreement with them.
 
 Source: arXiv:2501.15785 [B25] and the authors' public repository; see
 ``published.json`` beside this file. Values of a table are printed there; values of a figure were
@@ -152,7 +152,7 @@ def published() -> Published:
 def allowed_difference(
     fraction: float, num: int, *, published_num: int = LATENTS, deviations: float = 3.0
 ) -> float:
-    r"""Largest difference between a measured and a published fraction that chance explains.
+    r"""Return the largest difference to a published fraction that chance explains.
 
     .. math::
         e + z \sqrt{p (1 - p) (1/n + 1/n')}, \qquad p = (n' q + z^2/2)/(n' + z^2),

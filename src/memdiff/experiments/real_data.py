@@ -1,4 +1,4 @@
-r"""Closed-form scores of images: which tests for copies their samples pass, and which not.
+r"""Closed-form scores of real images, and the tests for copies that their samples pass.
 
 Half of the images are the training set of an empirical score, the other half are held out. The
 score is sampled as it is, and regularised with the strength that leave-one-out selection chooses

@@ -1,4 +1,4 @@
-"""The list of the experiments, in the order of the report.
+"""Registry of the experiments, in the order of the report.
 
 An entry is the name of an experiment and the module of this package whose ``EXPERIMENTS`` holds
 it. A module is imported when its experiment is run. To add an experiment, write its module against

@@ -1,4 +1,4 @@
-"""Run experiments in order, keep what is finished, write the report.
+"""Runner of the experiments: run them in order, keep what is finished, write the report.
 
 An experiment that raises does not take the others with it: they run, the report is written with
 its error in it, and then :class:`ReproductionError` names it. An interruption (Ctrl-C, a killed
@@ -115,7 +115,7 @@ def load(name: str) -> Experiment:
 
 
 def select(only: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the experiments to run, in registry order.
+    """Return the names of the experiments to run, in registry order.
 
     Raises:
         ValueError: If ``only`` is empty or holds an unknown name.

@@ -1,4 +1,4 @@
-r"""Exact empirical scores of up to 60,000 images: does a larger training set end memorisation?
+r"""Exact empirical scores of up to 60,000 images: memorisation against the training-set size.
 
 The paper's closed forms, at sizes that it does not try. The images are those of MNIST 5k under
 random small affine maps (:class:`~memdiff.training.AffineAugmentation`): rotation to 10 degrees,

@@ -1,4 +1,4 @@
-r"""The flow from the boundary of a square, and what becomes of starts on a Voronoi boundary.
+r"""Flow from the boundary of a square, and its limits from starts on a Voronoi boundary.
 
 Limits on a boundary are unstable: between two points at distance :math:`L` an offset grows by
 :math:`\exp(L^2/(8\sigma^2))`, so in floating point a start reaches one only where rounding keeps

@@ -1,4 +1,4 @@
-"""Finished experiments and partial results on disk, so that an interruption loses nothing.
+"""Store of finished experiments in the output folder, so that an interruption loses nothing.
 
 Beneath the output folder:
 
@@ -31,7 +31,7 @@ FORMAT = 1
 
 
 def settings_key(name: str, preset: str, seed: int) -> str:
-    """Hash of everything that decides the outcome of an experiment.
+    """Return a hash of everything that decides the outcome of an experiment.
 
     Args:
         name: Name of the experiment.
@@ -87,7 +87,7 @@ class Store:
         return self.out / ".partial" / name
 
     def working_directory(self, name: str, key: str, *, fresh: bool = False) -> Path:
-        """Folder for partial results of an experiment under a settings key; made if missing.
+        """Return the folder for partial results under a settings key; it is made if missing.
 
         Folders of other keys are removed: their results can no longer be used. With ``fresh`` that
         of this key is emptied too.
@@ -101,7 +101,7 @@ class Store:
         return folder / key
 
     def figure_path(self, name: str, figure: Figure) -> Path:
-        """Where a figure of an experiment is written."""
+        """Return the path of a figure of an experiment."""
         return self.figures / f"{name}-{figure.name}.png"
 
     def save(self, name: str, key: str, outcome: Outcome, seconds: float) -> None:

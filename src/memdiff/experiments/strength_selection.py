@@ -1,4 +1,4 @@
-r"""The strength chosen with no held-out data, next to the best one.
+r"""Choice of a strength with no held-out data, next to the best one.
 
 The data law is a known mixture of three Gaussians in the plane, whose noised score
 :math:`\nabla \log p_t` is computable. For each training set, regulariser and candidate strength
@@ -132,7 +132,7 @@ def choice_table(
     sizes: Sequence[int],
     found: dict[tuple[str, int], list[Choice]],
 ) -> Table:
-    """One row for each regulariser and size."""
+    """Return one row for each regulariser and size."""
     rows: list[list[CellValue]] = []
     for family in families:
         for num in sizes:
@@ -181,7 +181,7 @@ LABELS = {
 
 
 def curves_figure(families: Sequence[Family], found: Sequence[Curves], num: int) -> Figure:
-    """One panel a regulariser: both curves, the choice and the oracle."""
+    """Draw both curves, the choice and the oracle, one panel per regulariser."""
     columns = 2 if len(families) == 4 else len(families)
     rows = -(-len(families) // columns)
     figure, axes = new_panels(rows, columns, height=0.5 + 2.9 * rows, sharey=True)

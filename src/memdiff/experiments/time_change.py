@@ -1,4 +1,4 @@
-r"""The flow in the time :math:`\tau = -\log \sigma`, in which it has no singularity.
+r"""Flow in log time :math:`\tau = -\log \sigma`, in which it has no singularity.
 
 Under the exact score of a finite training set the probability-flow ODE is singular at
 :math:`t = 0`. In :math:`\tau` it is :math:`dx/d\tau = -(x - D)` for a variance exploding process,

@@ -1,4 +1,4 @@
-"""Width: how few units a network must have so that it cannot memorise ([B25])."""
+"""Width: memorised fraction of a network against the units of its layers ([B25])."""
 
 from __future__ import annotations
 

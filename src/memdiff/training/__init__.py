@@ -1,4 +1,4 @@
-"""Training score networks: the loop, the monitor, ensembles and networks."""
+"""Training of score networks, watched for memorisation, and of ensembles of small networks."""
 
 from memdiff.training.assessment import Assessment, assess, summary
 from memdiff.training.augmentation import AffineAugmentation

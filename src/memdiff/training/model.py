@@ -1,4 +1,4 @@
-"""A trained model as a folder: ``config.json`` says how it is built, weights lie beside it."""
+"""A trained model in a folder: its configuration in ``config.json``, its weights beside it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    r"""Everything that builds an untrained model.
+    r"""Configuration from which an untrained model is built.
 
     Attributes:
         shape: Shape ``S`` of one point.
@@ -37,7 +37,7 @@ class ModelConfig:
         network: ``"mlp"`` (any data) or ``"unet"`` (images).
         width: Units of a hidden layer, or channels of the first level of a U-Net; None for the
             default of the network.
-        depth: Hidden layers after the first, or residual blocks a level; None for the default.
+        depth: Hidden layers after the first, or residual blocks per level; None for the default.
         dropout: Dropout of a U-Net, in [0, 1).
         process: ``"edm"``, with levels from 0.002/0.5 to 80/0.5 standard deviations of the data;
             ``"ve"``, ``"vp"`` or ``"linear"`` with the constants of the paper.
@@ -87,12 +87,12 @@ class ModelConfig:
 
     @classmethod
     def for_data(cls, data: Tensor, **choices: Any) -> ModelConfig:  # noqa: ANN401
-        """The configuration with the shape and scale of training data ``(N, *S)``."""
+        """Return the configuration with the shape and scale of training data ``(N, *S)``."""
         deviation = float(data.to(torch.float64).std(correction=0))
         return cls(shape=tuple(data.shape[1:]), sigma_data=deviation, **choices)
 
     def build(self) -> NetworkScore:
-        """The untrained model; equal configurations give equal weights.
+        """Build the untrained model; equal configurations give equal weights.
 
         Raises:
             ValueError: If its weights, and what a step of training keeps for each, do not fit
@@ -113,12 +113,12 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the configuration in plain JSON types."""
         return {**asdict(self), "shape": list(self.shape)}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> ModelConfig:
-        """The configuration that :meth:`to_dict` described."""
+        """Return the configuration that :meth:`to_dict` described."""
         return cls(**{**entry, "shape": tuple(entry["shape"])})
 
     def _process(self) -> ForwardProcess:
@@ -197,7 +197,7 @@ def load_model(
 
 
 def load_encoding(folder: str | Path) -> TableEncoding | None:
-    """Load how a model that ``memdiff train`` wrote sees the rows of a table.
+    """Load the encoding of table rows of a model that ``memdiff train`` wrote.
 
     Its :meth:`~memdiff.data.TableEncoding.decode` makes rows of what the model draws.
 

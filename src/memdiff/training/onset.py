@@ -1,4 +1,4 @@
-r"""When generalisation came and when memorisation began: rules on the curves of a monitor.
+r"""Steps at which generalisation came and memorisation began, from the curves of a monitor.
 
 Of the observations at steps :math:`k_1 < k_2 < \dots`:
 
@@ -43,7 +43,7 @@ _PLATEAU = 0.05
 
 @dataclass(frozen=True)
 class Reading:
-    """What the rules need to know of one observation.
+    """Values of one observation that the rules need.
 
     Attributes:
         step: Its step.
@@ -60,7 +60,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Onset:
-    """The steps that the rules find; see the module. None where there is none yet.
+    """Steps of generalisation and memorisation, each None where there is none yet.
 
     Attributes:
         tau_gen: Step at which generalisation came.
@@ -89,7 +89,7 @@ class Onset:
 
 
 def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> Onset:
-    """Apply the rules to the observations so far.
+    """Find the steps from the observations so far.
 
     Args:
         readings: The observations, by step.
@@ -136,7 +136,7 @@ def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> O
 
 
 def fisher_exact(hits: int, trials: int, other_hits: int, other_trials: int) -> float:
-    """One-sided p-value that the first share is not larger, by Fisher's exact test.
+    """Return the one-sided p-value of Fisher's exact test that the first share is not larger.
 
     Args:
         hits: Hits among the first.

@@ -1,4 +1,4 @@
-"""A training run in a folder: data in, model out, watched for memorisation, resumable.
+"""Training run in a folder: from a data set to a model, watched for memorisation, resumable.
 
 What the folder holds is in :mod:`memdiff.training.run_folder`. A table is trained on in the unit
 of its columns (:class:`~memdiff.data.TableEncoding`).

@@ -1,4 +1,4 @@
-"""The folder of a training run: its files, whose it is, and what a resume finds in it.
+"""Folder of a training run: the files it writes, and taking up an interrupted run.
 
 It holds ``config.json`` and ``model.safetensors`` (:func:`memdiff.training.load_model`),
 ``metrics.jsonl``, ``state.safetensors`` (what a resume needs), ``candidates/`` (models that may be

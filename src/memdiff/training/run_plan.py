@@ -1,4 +1,4 @@
-"""What a training run will do: its data as the model sees them, its model, its settings."""
+"""Plan of a training run: split and encoded data, configured model, settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["RunPlan"]
 
 @dataclass(frozen=True, eq=False)
 class RunPlan:
-    """All that decides a run.
+    """Data, model and settings that decide a run.
 
     Attributes:
         train: The training points.

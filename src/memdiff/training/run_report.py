@@ -1,4 +1,4 @@
-"""From training data to a report in one call: train, audit the kept model, write the pages."""
+"""Training, audit of the kept model and report in one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training that is watched: the loop, its journal, the looks of the monitor, the kept model.
+"""Training in a folder with a monitor: logging, observing, saving, stopping, the kept model.
 
 Of several processes the first writes and watches; the others share its batches and are told.
 """
