@@ -23,6 +23,7 @@ from memdiff.experiments.network_sweep import (
     training_points,
 )
 from memdiff.experiments.published import published
+from memdiff.report.figures import new_figure
 from memdiff.scores import EmpiricalScore, Tikhonov
 
 Planted = Callable[[Network, int], list[float]]
@@ -41,6 +42,8 @@ def test_a_small_sweep_is_measured_and_kept(
         means = torch.tensor(found.measured()[kind]["mean"])
         assert means.shape == (len(TOLERANCES), 2)
         assert bool((means.diff(dim=0) >= 0).all())  # a wider tolerance holds no fewer
+    assert found.figure("caption", "alternative").png.startswith(b"\x89PNG")
+    assert [len(table.rows) for table in found.tables()] == [2, 2]
     assert found.extra == {"networks-5": {"count": 4}, "networks-20": {"count": 4}}
     monkeypatch.setattr(network_sweep, "sample", lambda *_, **__: pytest.fail("sampled twice"))
     assert sweep.measure(context).spreads == found.spreads
@@ -78,6 +81,8 @@ def planted_run(
         }
 
     monkeypatch.setattr(network_sweep, "measure_ensemble", measure)
+    blank = new_figure()[0]
+    monkeypatch.setattr(network_sweep, "fraction_panels", lambda *_, **__: blank)
     outcome: Outcome = module.run(Context(preset, 0, tmp_path))  # type: ignore[arg-type]
     return outcome
 
