@@ -58,7 +58,6 @@ class NetworkValues:
     """Published values for trained networks.
 
     Attributes:
-        setting: Process, network and sampler.
         tolerances: Tolerances of the memorised fraction.
         steps: Training steps of the singularity table.
         without_singularity: Fractions ``[tolerance][step]``, score predicted as is.
@@ -68,7 +67,6 @@ class NetworkValues:
         tikhonov_fraction: Fractions ``[tolerance][strength]``, read off the figure.
     """
 
-    setting: str
     tolerances: tuple[float, ...]
     steps: tuple[int, ...]
     without_singularity: tuple[tuple[float, ...], ...]
@@ -83,18 +81,12 @@ class Published:
     """All published values.
 
     Attributes:
-        source: Where they come from and how they were read.
-        training_points: How the 20 training points in the plane are made.
-        closed_form_setting: Process, sampler, sample size and tolerance of the closed-form sweeps.
         tikhonov: Tikhonov sweep.
         empirical_bayes: Empirical-Bayes sweep.
         unregularised: Memorised fraction of the exact score, by process name.
         network: Values for trained networks.
     """
 
-    source: str
-    training_points: str
-    closed_form_setting: str
     tikhonov: Sweep
     empirical_bayes: Sweep
     unregularised: dict[str, float]
@@ -122,9 +114,6 @@ def published() -> Published:
     tikhonov, bayes = closed["tikhonov_figure"], closed["empirical_bayes_figure"]
     table, figure = network["singularity_table"], network["tikhonov_figure"]
     return Published(
-        source=raw["source"],
-        training_points=raw["training_points_20x2"],
-        closed_form_setting=closed["setting"],
         tikhonov=Sweep(
             "c", _floats(tikhonov["c"]), _floats(tikhonov["fraction"]), tikhonov["t_end"]
         ),
@@ -137,7 +126,6 @@ def published() -> Published:
         ),
         unregularised={name: float(value) for name, value in closed["unregularised"].items()},
         network=NetworkValues(
-            setting=network["setting"],
             tolerances=_floats(network["tolerances"]),
             steps=tuple(int(step) for step in table["steps"]),
             without_singularity=_rows(table["without"]),

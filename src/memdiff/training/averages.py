@@ -7,19 +7,12 @@ short run reaches back to the initial weights. A warm-up lets that span grow wit
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 __all__ = ["DecaySchedule", "LinearWarmup", "PowerWarmup", "update_average"]
-
-
-class DecaySchedule(Protocol):
-    """Decay of a moving average at each step."""
-
-    def decay_at(self, step: int) -> float | None:
-        """Decay of the update that follows optimiser step ``step`` (from 0); None for none."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +74,10 @@ class PowerWarmup:
         if self.power == 0.0:
             return self.decay
         return min(self.decay, 1.0 - (1.0 + step - self.after) ** -self.power)
+
+
+DecaySchedule: TypeAlias = LinearWarmup | PowerWarmup
+"""Schedule of the decay of a moving average."""
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from memdiff.scores import EmpiricalScore
 from memdiff.scores.base import Score
 from memdiff.scores.empirical import negligible_mass
 from memdiff.training.observation import Level, Observation
-from memdiff.training.onset import Onset, find_onset, fisher_exact
+from memdiff.training.onset import Onset, find_onset
 
 __all__ = ["Monitor", "MonitorSettings"]
 
@@ -267,6 +267,8 @@ class Monitor:
     def _compare(
         self, step: int, levels: tuple[Level, ...], drawn: Tensor, started: float
     ) -> Observation:
+        from scipy.stats import fisher_exact
+
         settings = self.settings
         found = Distances(generated=drawn, train=self._train, heldout=self._heldout)
         copies = ratio(distances=found, threshold=settings.threshold, dimension=1.0)
@@ -278,6 +280,9 @@ class Monitor:
             self._null = null_hits, float(fresh.median())
         null_hits, fresh_distance = self._null
         tests = copying_tests(found, seed=settings.seed)
+        more = fisher_exact(
+            [[hits, len(drawn) - hits], [null_hits, len(self._heldout) - null_hits]], "greater"
+        )
         shares = tests.share
         assert shares.null is not None
         interval = clopper_pearson(hits, len(drawn), settings.level)
@@ -287,7 +292,7 @@ class Monitor:
             fraction=copies.value,
             interval=(interval.low, interval.high),
             null_fraction=null_hits / len(self._heldout),
-            p_fraction=fisher_exact(hits, len(drawn), null_hits, len(self._heldout)),
+            p_fraction=float(more.pvalue),
             closer_to_train=shares.value,
             null_closer=shares.null.value,
             p_close=tests.p_value,

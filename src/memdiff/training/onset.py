@@ -36,7 +36,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Onset", "Reading", "find_onset", "fisher_exact"]
+__all__ = ["Onset", "Reading", "find_onset"]
 
 _PLATEAU = 0.05
 
@@ -133,28 +133,6 @@ def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> O
         clean=tuple(reading.step for reading in clean),
         suspicious=bool(readings) and (fraction[-1] or close[-1]),
     )
-
-
-def fisher_exact(hits: int, trials: int, other_hits: int, other_trials: int) -> float:
-    """Return the one-sided p-value of Fisher's exact test that the first share is not larger.
-
-    Args:
-        hits: Hits among the first.
-        trials: Size of the first.
-        other_hits: Hits among the others.
-        other_trials: Size of the others.
-
-    Returns:
-        The probability, given all hits, of at least as many among the first.
-
-    Example:
-        >>> round(fisher_exact(3, 3, 0, 3), 3)
-        0.05
-    """
-    from scipy.stats import hypergeom
-
-    total = hits + other_hits
-    return min(1.0, float(hypergeom.sf(hits - 1, trials + other_trials, total, trials)))
 
 
 def _first_run(rejects: Sequence[bool], patience: int) -> int | None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from memdiff.data import Dataset, TableEncoding
+from memdiff.data import Dataset
 from memdiff.data.outputs import require_apart
 from memdiff.pace import Forecast
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score
 from memdiff.training.checkpoints import load_weights
-from memdiff.training.model import WEIGHTS, ModelConfig
+from memdiff.training.model import WEIGHTS
 from memdiff.training.model_choice import Choice
 from memdiff.training.monitor import Monitor
 from memdiff.training.run_folder import FILES, FOLDERS, RunFolder
@@ -31,8 +31,8 @@ __all__ = ["TrainingRun", "train_in_folder"]
 
 
 @dataclass(frozen=True, eq=False)
-class TrainingRun:
-    """Result of :func:`train_in_folder`.
+class TrainingRun(RunPlan):
+    """Result of :func:`train_in_folder`: its plan, and what became of it.
 
     Attributes:
         folder: The folder.
@@ -42,12 +42,6 @@ class TrainingRun:
         kept_step: Step of the kept model.
         choice: The best model before an onset, ``best.safetensors``.
         monitor: The monitor with its observations, or None where nothing was held out.
-        train: The training points that were used.
-        heldout: The held-out points, or None.
-        encoding: How the rows of a table are encoded for the model, or None.
-        split: Whether the held-out points were split off the training data.
-        config: How the model is built.
-        settings: The settings.
         seconds: Wall time, over all parts of the run.
     """
 
@@ -58,12 +52,6 @@ class TrainingRun:
     kept_step: int
     choice: Choice
     monitor: Monitor | None
-    train: Dataset
-    heldout: Dataset | None
-    encoding: TableEncoding | None
-    split: bool
-    config: ModelConfig
-    settings: RunSettings
     seconds: float
 
 
@@ -125,6 +113,7 @@ def train_in_folder(
     score = plan.config.build()
     load_weights(score, folder.path / WEIGHTS)
     return TrainingRun(
+        **vars(plan),
         folder=folder.path,
         score=score.eval().requires_grad_(False),
         ending=ending,
@@ -132,11 +121,5 @@ def train_in_folder(
         kept_step=training.kept_step,
         choice=training.choice,
         monitor=training.monitor,
-        train=plan.train,
-        heldout=plan.heldout,
-        encoding=plan.encoding,
-        split=plan.split,
-        config=plan.config,
-        settings=plan.settings,
         seconds=training.seconds,
     )

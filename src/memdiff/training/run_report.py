@@ -39,18 +39,6 @@ def train_and_report(
     The arguments are those of :func:`train_in_folder`. As many samples are audited as confirm the
     choice of a model, ``settings.monitor.confirm``, by the sampler of the monitor.
 
-    Args:
-        train: Training data.
-        out: The folder of the run, new or that of the same run.
-        model: Fields of :class:`ModelConfig` other than those that the data determine.
-        settings: Settings; ``RunSettings()`` by default.
-        heldout: Data of the same source, not trained on, or None to hold out a share.
-        device: Where to train and to sample.
-        progress: Receives (stage, done, total).
-        ranks: Processes that share each batch; the first audits and writes the report.
-        overwrite: Whether to start anew where the folder holds a run.
-        forecast: Receives the seconds that the training will take, once.
-
     Returns:
         The run, and its assessment. There is none where the time limit has ended the run, no
         samples are asked for, or another process audits.
