@@ -29,10 +29,11 @@ from memdiff.experiments.network_spread import (
     spread,
 )
 from memdiff.experiments.network_training import train_and_look
-from memdiff.experiments.network_views import fraction_panels, fraction_table
+from memdiff.experiments.network_views import fraction_panels
 from memdiff.experiments.published import published
 from memdiff.metrics import tolerance_fraction
 from memdiff.processes import VP
+from memdiff.report.document import Cell, CellValue
 from memdiff.samplers import RK45, sample
 from memdiff.scores import Score
 from memdiff.training.ensemble import Ensemble, Member
@@ -333,25 +334,37 @@ class NetworkSweepResult:
         return Figure("fraction", plot, caption, alt)
 
     def tables(self) -> list[Table]:
-        """Return one table for each arm."""
+        """Return one table for each arm, one row for each value."""
         sweep, comparisons = self.sweep, self.comparisons()
-        note = (
-            f"Mean ± standard deviation of one run over {sweep.seeds} training seeds, "
-            f"{sweep.latents} samples each."
-        )
         after = "" if sweep.steps is None else f" after {sweep.steps} steps"
-        title = f"raction of samples within each tolerance{after}."
-        several = len(sweep.arms) > 1
-        return [
-            fraction_table(
-                f"{arm.label.capitalize()}: f{title}" if several else f"F{title}",
-                sweep.name,
-                sweep.values,
-                TOLERANCES,
-                self.spreads[arm.key],
-                arm.published,
-                comparisons.get(arm.key),
-                note,
+        tables = []
+        for arm in sweep.arms:
+            published = arm.published
+            header = [sweep.name]
+            for tolerance in TOLERANCES:
+                header += [f"Within {tolerance:g}", *(["Published"] if published else [])]
+            rows: list[list[CellValue]] = [[f"{value:g}"] for value in sweep.values]
+            for place, row in enumerate(rows):
+                for index, spreads in enumerate(self.spreads[arm.key]):
+                    row.append(f"{spreads[place].mean:.3f} ± {spreads[place].deviation:.3f}")
+                    if published:
+                        good = comparisons[arm.key].good[index][place]
+                        row.append(_mark(published[index][place], good))
+            prefix = f"{arm.label.capitalize()}: f" if len(sweep.arms) > 1 else "F"
+            tables.append(
+                Table(
+                    f"{prefix}raction of samples within each tolerance{after}.",
+                    header,
+                    rows,
+                    note=f"Mean ± standard deviation of one run over {sweep.seeds} training "
+                    f"seeds, {sweep.latents} samples each.",
+                    stacked=True,
+                )
             )
-            for arm in sweep.arms
-        ]
+        return tables
+
+
+def _mark(known: float | None, good: bool | None) -> Cell | None:
+    if known is None:
+        return None
+    return Cell(f"{known:.3f} {'✓' if good else '✗'}", tone="good" if good else "bad")

@@ -1,51 +1,17 @@
-"""Table and figure of a sweep over small trained networks."""
+"""Figure of a sweep over small trained networks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memdiff.experiments.network_spread import Comparison, PublishedRows, Spread
-from memdiff.report.document import Cell, CellValue, Table
+from memdiff.experiments.network_spread import PublishedRows, Spread
 from memdiff.report.figures import BLACK, MARKERS, PALETTE, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
-__all__ = ["fraction_panels", "fraction_table"]
-
-
-def fraction_table(
-    title: str,
-    parameter: str,
-    values: Sequence[float],
-    tolerances: Sequence[float],
-    spreads: Sequence[Sequence[Spread]],
-    published: PublishedRows | None,
-    comparison: Comparison | None,
-    note: str,
-) -> Table:
-    """Return one row for each value, with one column, or a pair with published, per tolerance."""
-    pair = ["Published"] if published is not None else []
-    header = [parameter]
-    for tolerance in tolerances:
-        header += [f"Within {tolerance:g}", *pair]
-    rows: list[list[CellValue]] = []
-    for column, value in enumerate(values):
-        row: list[CellValue] = [f"{value:g}"]
-        for index in range(len(tolerances)):
-            one = spreads[index][column]
-            row.append(f"{one.mean:.3f} ± {one.deviation:.3f}")
-            if published is not None and comparison is not None:
-                row.append(_mark(published[index][column], comparison.good[index][column]))
-        rows.append(row)
-    return Table(title, header, rows, note=note, stacked=True)
-
-
-def _mark(known: float | None, good: bool | None) -> Cell | None:
-    if known is None or good is None:
-        return None
-    return Cell(f"{known:.3f} {'✓' if good else '✗'}", tone="good" if good else "bad")
+__all__ = ["fraction_panels"]
 
 
 def fraction_panels(

@@ -4,6 +4,7 @@ from memdiff.training.assessment import Assessment, assess, summary
 from memdiff.training.augmentation import AffineAugmentation
 from memdiff.training.batches import batch_index, step_seed
 from memdiff.training.checkpoints import load_state, load_weights, save_state, save_weights
+from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.journal import Journal, read_journal
 from memdiff.training.loop import TrainingSettings, TrainingState, TrainingStep, train
 from memdiff.training.model import ModelConfig, load_encoding, load_model
@@ -29,10 +30,12 @@ __all__ = [
     "Assessment",
     "Choice",
     "EDMWeighting",
+    "Ensemble",
     "Journal",
     "Level",
     "LogNormalRatio",
     "Losses",
+    "Member",
     "ModelConfig",
     "Monitor",
     "MonitorSettings",

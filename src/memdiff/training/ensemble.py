@@ -100,6 +100,8 @@ class _Group:
                 bias[index, 0].copy_(layers[index][number].bias.detach())
         self.average = self.flat.clone()
         self.optimizer = torch.optim.Adam([self.flat], lr=learning_rate, fused=True)
+        moments = {name: torch.zeros_like(self.flat) for name in ("exp_avg", "exp_avg_sq")}
+        self.optimizer.state[self.flat] = {"step": torch.tensor(0.0), **moments}
         rows = members[0].loss.batch_size(len(self.data[0]))
         self.hidden = [
             self.flat.new_empty(len(members), rows, fan_out) for _, fan_out in self.shapes[:-1]
@@ -178,26 +180,9 @@ class _Group:
         return net.eval().requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes in training, but the number of the step."""
-        found = self.optimizer.state.get(self.flat, {})
-        zeros = torch.zeros_like(self.flat)
-        return {
-            "weights": self.flat,
-            "average": self.average,
-            "first_moment": found.get("exp_avg", zeros),
-            "second_moment": found.get("exp_avg_sq", zeros.clone()),
-        }
-
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Go on from a :meth:`state` at a step."""
-        with torch.no_grad():
-            self.flat.copy_(state["weights"])
-            self.average.copy_(state["average"])
-        self.optimizer.state[self.flat] = {
-            "step": torch.tensor(float(step)),
-            "exp_avg": state["first_moment"].clone(),
-            "exp_avg_sq": state["second_moment"].clone(),
-        }
+        """All that changes in training; restored in place."""
+        optimizer: dict[str, Tensor] = self.optimizer.state[self.flat]
+        return {"weights": self.flat.detach(), "average": self.average, **optimizer}
 
 
 class Ensemble:
@@ -306,7 +291,7 @@ class Ensemble:
         from safetensors.torch import save_file
 
         tensors = {
-            f"{number}.{name}": tensor.detach().contiguous()
+            f"{number}.{name}": tensor
             for number, group in enumerate(self._groups)
             for name, tensor in group.state().items()
         }
@@ -335,11 +320,10 @@ class Ensemble:
                     f"path {str(path)!r} holds an ensemble with other members, data or settings; "
                     "remove it or use another name."
                 )
-            step = int(metadata["step"])
             for number, group in enumerate(self._groups):
-                names = group.state()
-                group.restore({name: file.get_tensor(f"{number}.{name}") for name in names}, step)
-        self.step = step
+                for name, tensor in group.state().items():
+                    tensor.copy_(file.get_tensor(f"{number}.{name}"))
+            self.step = int(metadata["step"])
 
 
 def _columns(points: Tensor, dtype: torch.dtype) -> Tensor:

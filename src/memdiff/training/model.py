@@ -175,18 +175,7 @@ def load_model(
         FileNotFoundError: If there is no model in the folder.
         ValueError: If the files do not belong together.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
-        )
-    try:
-        text = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged, it is no whole JSON ({error}): the command of the run "
-            "writes it anew, if state.safetensors is still there."
-        ) from error
+    text, path = _configuration(folder)
     try:
         config = ModelConfig.from_dict(text["model"])
     except (ValueError, KeyError, TypeError) as error:
@@ -211,13 +200,25 @@ def load_encoding(folder: str | Path) -> TableEncoding | None:
         FileNotFoundError: If there is no model in the folder.
         ValueError: If ``config.json`` cannot be read.
     """
+    text, path = _configuration(folder)
+    try:
+        table = text.get("table")
+        return None if table is None else TableEncoding.from_dict(table)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} describes no table: {error}.") from error
+
+
+def _configuration(folder: str | Path) -> tuple[Any, Path]:
+    """The content of ``config.json``, and its path."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
         )
     try:
-        table = json.loads(path.read_text("utf-8")).get("table")
-        return None if table is None else TableEncoding.from_dict(table)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} describes no table: {error}.") from error
+        return json.loads(path.read_text("utf-8")), path
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, it is no whole JSON ({error}): the command of the run "
+            "writes it anew, if state.safetensors is still there."
+        ) from error
