@@ -208,8 +208,8 @@ class Ensemble:
         >>> nets = [MLP((2,), width=16, seed=seed) for seed in range(3)]
         >>> ensemble = Ensemble([Member(net, data, loss, seed) for seed, net in enumerate(nets)])
         >>> ensemble.advance(100)
-        >>> ensemble.step, ensemble.score(2).process
-        (100, VP(beta_min=0.001, beta_max=3.0))
+        >>> ensemble.step, ensemble.score(2).parametrization
+        (100, 'score')
     """
 
     def __init__(
