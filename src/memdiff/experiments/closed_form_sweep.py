@@ -101,7 +101,7 @@ class ClosedFormSweep:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """What is sampled besides the published setting, from the same latents."""
+        """All variants besides the published setting, from the same latents."""
         drawn = ("measured, VP process", GREEN)
         return (
             Variant("log_time", "LogTime", sampler=LogTime(), t_end=self.log_time_end),

@@ -36,7 +36,7 @@ class Spread:
     seeds: int
 
     def allowed(self, reading_error: float = 0.0) -> float:
-        r"""Largest difference to one more run: :math:`e + 3 s \sqrt{1 + 1/k}`."""
+        r"""Return the largest difference to one more run: :math:`e + 3 s \sqrt{1 + 1/k}`."""
         return reading_error + DEVIATIONS * self.deviation * math.sqrt(1.0 + 1.0 / self.seeds)
 
 

@@ -97,7 +97,7 @@ class OnsetStudy:
     first: int = 32
 
     def steps(self) -> list[int]:
-        """Steps of the looks, a factor of the square root of 2 apart."""
+        """Return the steps of the looks, a factor of the square root of 2 apart."""
         steps, power = [], 0
         while (step := round(self.first * 2.0 ** (power / 2.0))) <= self.last:
             steps.append(step)

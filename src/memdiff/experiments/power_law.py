@@ -117,7 +117,7 @@ def fit_power_law(
     count = len(x)
 
     def profile(slope: float) -> tuple[float, float, float]:
-        """Largest log likelihood at a slope, and the level and scatter where it is reached."""
+        """Return the largest log likelihood at a slope, with its level and scatter."""
         return _best_level(y - slope * (x - center), crossed)
 
     start = float(np.polyfit(x[crossed], y[crossed], 1)[0])

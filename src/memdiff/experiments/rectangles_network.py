@@ -132,7 +132,7 @@ def samples(score: Score, study: RectanglesStudy, seed: int) -> Tensor:
 
 
 def distances(x: Tensor, data: Tensor) -> Tensor:
-    """Root mean square difference per pixel to the nearest image, with shape ``(B,)``."""
+    """Return the root mean square difference per pixel to the nearest image, ``(B,)``."""
     return nearest(x, data).distances[:, 0].double() / math.sqrt(data[0].numel())
 
 

@@ -72,7 +72,7 @@ NOISE_TOLERANCE = 0.05
 
 
 def empirical_score(train: Tensor) -> tuple[EmpiricalScore, Tensor]:
-    """The exact score of centred pictures under the EDM process of their scale, and the centre."""
+    """Return the exact score of centred pictures under EDM of their scale, and the centre."""
     centre = train.mean(0, dtype=torch.float64).to(train.dtype)
     centred = train - centre
     unit = float(centred.to(torch.float64).pow(2).mean().sqrt()) / 0.5
@@ -81,7 +81,7 @@ def empirical_score(train: Tensor) -> tuple[EmpiricalScore, Tensor]:
 
 
 def choose(images: Images, num: int, max_draws: int, seed: int) -> dict[str, Any]:
-    """The strength by leave-one-out and by held-out pictures, on the same law of noise levels.
+    """Choose the strength by leave-one-out and by held-out pictures, at the same noise levels.
 
     Returns:
         ``strength``, ``at_edge``, ``heldout_strength``, and the curves ``candidates``,
@@ -137,7 +137,7 @@ def tikhonov_losses(score: EmpiricalScore, draws: Draws, candidates: Tensor) -> 
 def draw_samples(
     images: Images, num: int, strength: float | None, samples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    r"""Samples of the score of the first ``num`` pictures.
+    r"""Draw samples of the score of the first ``num`` pictures.
 
     Returns:
         ``x``, samples in the units of the data; processor ``seconds`` of the sampling
@@ -161,7 +161,7 @@ def draw_samples(
 
 
 def other_image_ratio(x: Tensor, train: Tensor, base: Tensor, repeats: int) -> Tensor:
-    r"""Nearest distance and its ratio to the nearest map of another image.
+    r"""Return the nearest distance and its ratio to the nearest map of another image.
 
     Args:
         x: Queries with shape ``(B, 1, H, W)``.
@@ -182,7 +182,7 @@ def other_image_ratio(x: Tensor, train: Tensor, base: Tensor, repeats: int) -> T
 
 
 def measure(x: Tensor, images: Images, num: int, strength: float | None) -> dict[str, Any]:
-    """What is measured of samples, in plain numbers.
+    """Measure copies, noisy copies and distances of samples, in plain numbers.
 
     Args:
         x: Samples with shape ``(B, 1, H, W)``.

@@ -31,7 +31,7 @@ SHOWN = 10
 
 
 def copies_figure(rows: Rows) -> Figure:
-    """Shares of copies and of noisy copies against the size, with intervals.
+    """Draw shares of copies and of noisy copies against the size, with intervals.
 
     Args:
         rows: One mapping a size, as the experiment builds them.
@@ -83,7 +83,7 @@ def copies_figure(rows: Rows) -> Figure:
 
 
 def distances_figure(rows: Rows) -> Figure:
-    """Noise, strengths and distances in units of a pixel, and seconds, against the size."""
+    """Draw noise, strengths and distances per pixel, and seconds, against the size."""
     figure, axes = new_panels(1, 2, height=3.7)
     size = [row["num"] for row in rows]
 
@@ -136,7 +136,7 @@ def distances_figure(rows: Rows) -> Figure:
 
 
 def images_figure(drawn: Mapping[str, Tensor], train: Tensor, sizes: Sequence[int]) -> Figure:
-    """Samples under Tikhonov above their nearest training pictures.
+    """Draw samples under Tikhonov above their nearest training pictures.
 
     Args:
         drawn: Samples by label.

@@ -92,12 +92,12 @@ class BoundaryStarts:
 
 
 def started_at(sigma: float) -> VE:
-    """The variance exploding process up to a noise level."""
+    """Return the variance exploding process up to a noise level."""
     return VE(t_max=float(VE().time_at_ratio(sigma)))
 
 
 def square_starts(half_side: float = 2.1, per_side: int = 21) -> Tensor:
-    """Evenly spaced points on the boundary of a square, exactly symmetric.
+    """Return evenly spaced points on the boundary of a square, exactly symmetric.
 
     Args:
         half_side: Half of the side.

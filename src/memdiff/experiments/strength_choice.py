@@ -97,7 +97,7 @@ class Comparison:
 
 
 def data_law() -> GaussianMixtureScore:
-    """The known law: three Gaussians in the plane of different weight and width, float64."""
+    """Return the law: three Gaussians in the plane of different weight and width, float64."""
     means = torch.tensor([[-2.0, 0.0], [1.5, 1.0], [0.5, -2.0]], dtype=torch.float64)
     return GaussianMixtureScore(
         torch.tensor([0.5, 0.3, 0.2]), means, torch.tensor([0.3, 0.5, 0.2]), PROCESS
@@ -119,7 +119,7 @@ def compare(law: GaussianMixtureScore, num: int, num_test: int, seed: int) -> Co
 def true_errors(
     law: GaussianMixtureScore, family: Family, case: Comparison, candidates: Tensor
 ) -> Tensor:
-    """True error at each candidate strength, float64 with shape ``(K,)``."""
+    """Return the true error at each candidate strength, float64 with shape ``(K,)``."""
     errors = [
         explicit_score_matching(family.build(case.score, strength), law, case.testing).value
         for strength in candidates.tolist()
@@ -147,13 +147,13 @@ def choose(law: GaussianMixtureScore, family: Family, case: Comparison) -> Choic
 def choices_on(
     law: GaussianMixtureScore, families: Sequence[Family], num: int, num_test: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """The choices of all families on one training set, as plain numbers by family name."""
+    """Return the choices of all families on one training set, as plain numbers by family name."""
     case = compare(law, num, num_test, seed)
     return {family.name: asdict(choose(law, family, case)) for family in families}
 
 
 def curves(law: GaussianMixtureScore, family: Family, case: Comparison) -> Curves:
-    """Both curves over the candidates, in the units of the true error."""
+    """Return both curves over the candidates, in the units of the true error."""
     candidates = family.grid(case.score)
     offset = denoising_score_matching(law, case.fitting)
     fitted = [
@@ -172,7 +172,7 @@ def curves(law: GaussianMixtureScore, family: Family, case: Comparison) -> Curve
 
 
 def strength_ratio(family: Family, choice: Choice) -> float:
-    """Chosen over oracle strength; of the floors themselves where the strength is a logarithm."""
+    """Return chosen over oracle strength; where it is a logarithm, that of the floors."""
     if family is EMPIRICAL_BAYES:
         return float(np.exp(choice.chosen - choice.oracle))
     return choice.chosen / choice.oracle

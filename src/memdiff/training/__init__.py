@@ -21,9 +21,9 @@ from memdiff.training.objective import (
 )
 from memdiff.training.observation import Level, Observation
 from memdiff.training.onset import Onset, Reading, find_onset
-from memdiff.training.run import TrainingRun, train_in_folder
 from memdiff.training.run_report import train_and_report, write_reports
 from memdiff.training.run_settings import RunSettings
+from memdiff.training.training_run import TrainingRun, train_in_folder
 
 __all__ = [
     "AffineAugmentation",

@@ -11,8 +11,8 @@ from memdiff.audit import AuditResult, audit
 from memdiff.data import Dataset
 from memdiff.provenance import provenance
 from memdiff.samplers import Sampler, sample
-from memdiff.training.run import TrainingRun
 from memdiff.training.run_folder import save_samples
+from memdiff.training.training_run import TrainingRun
 from memdiff.training.watched_training import Progress
 
 __all__ = ["Assessment", "assess", "summary"]

@@ -33,7 +33,7 @@ class LinearWarmup:
             raise ValueError(f"decay must lie in [0, 1), got {self.decay}.")
 
     def decay_at(self, step: int) -> float:
-        """Decay of the update that follows optimiser step ``step``, from 0."""
+        """Return the decay of the update after optimiser step ``step``, from 0."""
         return min(self.decay, (1 + step) / (10 + step))
 
 
@@ -66,7 +66,7 @@ class PowerWarmup:
             )
 
     def decay_at(self, step: int) -> float | None:
-        """Decay of the update that follows optimiser step ``step`` (from 0); None for none."""
+        """Return the decay of the update after step ``step`` (from 0), or None for none."""
         if step % self.every:
             return None
         if step <= self.after:

@@ -109,7 +109,7 @@ class _Group:
         self.sensitivity = [torch.empty_like(hidden) for hidden in self.hidden]
 
     def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Weights ``(G, in, out)`` and bias ``(G, 1, out)`` of every layer."""
+        """Return weights ``(G, in, out)`` and bias ``(G, 1, out)`` of every layer."""
         result, start, count = [], 0, len(self.members)
         for fan_in, fan_out in self.shapes:
             middle = start + count * fan_in * fan_out
@@ -120,7 +120,7 @@ class _Group:
         return result
 
     def draw(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Network inputs and the coefficients of the gradient, each ``(K, G, B, ...)``."""
+        """Draw network inputs and coefficients of the gradient, each ``(K, G, B, ...)``."""
         inputs, slopes, shifts = [], [], []
         for member, data, conditions, frequencies in zip(
             self.members, self.data, self.conditions, self.frequencies, strict=True
@@ -168,7 +168,7 @@ class _Group:
                 gradient = back.mul_(layers[index].sign())  # hidden values are 0 or positive
 
     def network(self, index: int, average: bool) -> MLP:
-        """A member as a module of its own."""
+        """Return a member as a module of its own."""
         from copy import deepcopy
 
         net = deepcopy(self.members[index].net).to(self.flat.dtype)
@@ -180,7 +180,7 @@ class _Group:
         return net.eval().requires_grad_(False)
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes in training; restored in place."""
+        """Return all tensors that training changes, themselves and no copies."""
         optimizer: dict[str, Tensor] = self.optimizer.state[self.flat]
         return {"weights": self.flat.detach(), "average": self.average, **optimizer}
 
@@ -268,7 +268,7 @@ class Ensemble:
             )
 
     def network(self, index: int, *, average: bool = True) -> MLP:
-        """A copy of a member as a module of its own, in evaluation mode.
+        """Return a copy of a member as a module of its own, in evaluation mode.
 
         Args:
             index: Place in ``members``.
@@ -278,7 +278,7 @@ class Ensemble:
         return self._groups[group].network(position, average)
 
     def score(self, index: int) -> NetworkScore:
-        """The score of the averaged network at a place in ``members``."""
+        """Return the score of the averaged network at a place in ``members``."""
         score = self.members[index].loss.score(self.network(index))
         return score.eval().requires_grad_(False)
 

@@ -55,7 +55,7 @@ class QuadraticLoss(Protocol):
         """Steps that are drawn at once."""
 
     def batch_size(self, points: int) -> int:
-        """Points in a step, of a training set with ``points`` points."""
+        """Return the number of points in a step, for a training set of ``points`` points."""
 
     def draw(self, seed: int, block: int, data: Tensor) -> QuadraticDraws:
         """Draw the steps ``self.block * block`` and following.
@@ -67,7 +67,7 @@ class QuadraticLoss(Protocol):
         """
 
     def score(self, net: nn.Module) -> NetworkScore:
-        """The score that a trained network stands for."""
+        """Return the score that a trained network stands for."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,11 @@ class FullBatchScoreMatching:
             )
 
     def batch_size(self, points: int) -> int:
-        """All points."""
+        """Return the number of all points."""
         return points
 
     def noise(self, seed: int, block: int, points: int, features: int) -> tuple[Tensor, Tensor]:
-        """Times ``(K, N)``, uniform on [0, t_max), and noise ``(K, N, features)``, float32."""
+        """Draw float32 times ``(K, N)``, uniform on [0, t_max), and noise ``(K, N, features)``."""
         generator = _generator(seed, 1, block)
         t = torch.rand(self.block, points, generator=generator) * self.process.t_max
         return t, torch.randn(self.block, points, features, generator=generator)
@@ -144,7 +144,7 @@ class FullBatchScoreMatching:
         )
 
     def score(self, net: nn.Module) -> NetworkScore:
-        """The score of a trained network."""
+        """Return the score of a trained network."""
         return NetworkScore(net, self.process, self.parametrization)
 
 
@@ -173,11 +173,11 @@ class EDMBatches:
     block: int = 128
 
     def batch_size(self, points: int) -> int:
-        """The same for every training set."""
+        """Return the same for every training set."""
         return self.points
 
     def noise(self, seed: int, block: int, points: int, features: int) -> tuple[Tensor, ...]:
-        r"""Places ``(K, B)`` in the data, noise levels ``(K, B)`` and noise ``(K, B, features)``.
+        r"""Draw places ``(K, B)`` in the data, levels ``(K, B)`` and noise ``(K, B, features)``.
 
         The logarithms of the levels are normal with mean :math:`-1.2 + \ln(\sigma_d/0.5)` and
         deviation 1.2.
@@ -206,7 +206,7 @@ class EDMBatches:
         )
 
     def score(self, net: nn.Module) -> NetworkScore:
-        """The score of a trained network."""
+        """Return the score of a trained network."""
         return NetworkScore(net, EDM(), "edm", sigma_data=self.sigma_data)
 
 

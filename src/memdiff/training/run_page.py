@@ -25,9 +25,9 @@ from memdiff.report.figures import ImageRow, image_grid
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.monitor import Monitor
 from memdiff.training.observation import Observation
-from memdiff.training.run import TrainingRun
 from memdiff.training.run_folder import SAMPLES
 from memdiff.training.run_plots import copy_plot, loss_plot
+from memdiff.training.training_run import TrainingRun
 
 __all__ = ["compose"]
 
@@ -320,7 +320,7 @@ def _audit(assessment: Assessment) -> list[Block]:
 
 
 def _table(run: TrainingRun) -> dict[str, str]:
-    """How a table was encoded, for its reader."""
+    """Describe the encoding of a table."""
     if run.encoding is None:
         return {}
     constant = [one.name for one in run.encoding.columns if one.constant]

@@ -17,7 +17,7 @@ from memdiff.report.figures import (
     new_panels,
 )
 from memdiff.training.monitor import Monitor
-from memdiff.training.run import TrainingRun
+from memdiff.training.training_run import TrainingRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ from memdiff.pace import Forecast
 from memdiff.ranks import Ranks
 from memdiff.report import write_html
 from memdiff.training.assessment import Assessment, assess, summary
-from memdiff.training.run import TrainingRun, train_in_folder
 from memdiff.training.run_page import compose
 from memdiff.training.run_settings import RunSettings
+from memdiff.training.training_run import TrainingRun, train_in_folder
 from memdiff.training.watched_training import Progress
 
 __all__ = ["train_and_report", "write_reports"]

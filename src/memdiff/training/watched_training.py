@@ -142,7 +142,7 @@ class WatchedTraining:
         return "steps"
 
     def _agree(self) -> Ending | None:
-        """What the first rank has decided: None to go on."""
+        """Return the ending that the first rank has decided on; None to go on."""
         endings = (None, *get_args(Ending))
         code = self.ranks.broadcast(torch.tensor(endings.index(self.ending)))
         return endings[int(code)]
