@@ -12,6 +12,7 @@ deviation of a column, and samples are decoded into rows of the form of the tabl
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -174,6 +175,10 @@ class Generated:
             "" if strength is None else f", strength {strength:.4g}"
         )
         return f"Generated({len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {how})"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in self.warnings)
+        return f"<code>{html.escape(repr(self))}</code>" + (f"<ul>{notes}</ul>" if notes else "")
 
 
 @dataclass(frozen=True)

@@ -326,6 +326,19 @@ def test_limitations_follow_from_the_inputs(pictured, tabular):
     assert "6 training points for each" in limitations(few)["Few held-out points"]
 
 
+@pytest.mark.parametrize(
+    ("features", "words"), [("thumbnail:4", "registered"), ("onnx:m", "learned")]
+)
+def test_limitations_of_image_features_are_no_units_of_columns(pictured, features, words):
+    """What is said of the features is about these, not about columns of numbers."""
+    entry = pictured.evidence[0]
+    renamed = dataclasses.replace(
+        entry, features=dataclasses.replace(entry.features, name=features)
+    )
+    said = limitations(dataclasses.replace(pictured, evidence=(renamed,)))[f"Features {features}"]
+    assert words in said and "column" not in said
+
+
 def test_colour_images_with_nothing_flagged(tmp_path):
     result = with_images(copies=0, channels=3)
     assert not any(pair.flagged for pair in result.pairs)
@@ -377,6 +390,20 @@ def test_headline_figure_counts_samples_on_train_and_on_decoys_times_the_odds():
     expected = np.histogram(ratios[on_train], edges)[0] * 100 / 60
     np.testing.assert_allclose(targets, expected)
     np.testing.assert_allclose(decoys, np.histogram(ratios[~on_train], edges)[0] * 200 / 60)
+
+
+@pytest.mark.parametrize("heldout", [normal(300, 3, seed=2), normal(100, 3, seed=2)])
+def test_title_of_the_headline_figure_is_not_cut(heldout):
+    train = normal(300, 3)
+    figure = closeness_plot(audit(generated=train, train=train, heldout=heldout).evidence[0])
+    figure.canvas.draw()
+    width = figure.get_window_extent().width
+    for axes in figure.axes:
+        for title in (axes.get_title("left"), axes.get_title()):
+            assert len(title) < 160
+        for text in (axes._left_title, axes.title, axes.xaxis.label):
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= width
 
 
 def test_headline_figure_copes_with_every_kind_of_distances():

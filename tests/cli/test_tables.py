@@ -263,7 +263,7 @@ def spoiled(kind):
         ("one row", ["only one row"]),
         ("equal rows", ["the same values in all its rows"]),
         ("empty column", ["'gone'", "is empty"]),
-        ("junk", ["'age'", "'?' in row 0", "--categorical age"]),
+        ("junk", ["'age'", "missing values, first in row 0", "--missing drop"]),
         ("mixed dates", ["'seen'", "'31/01/2020' in row 0", "--categorical seen"]),
         ("gaps", ["'age'", "missing values", "--missing drop, --missing mean or --missing"]),
     ],

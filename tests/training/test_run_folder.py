@@ -15,6 +15,7 @@ SETTINGS = RunSettings(
     monitor_every=2,
 )
 MODEL = {"width": 8, "process": "vp"}
+OTHER_DATA = r"another set of training data \(\w{12}\.\.\., now \w{12}\.\.\.\)"
 
 
 def points(num=30):
@@ -33,8 +34,8 @@ def content(folder):
     ("data", "model", "settings", "said"),
     [
         (points(), {"width": 9}, SETTINGS, r"another width \(8, now 9\)"),
-        (points(40), {}, SETTINGS, "another set of held-out data"),
-        (reordered(), {}, SETTINGS, "another set of held-out data"),
+        (points(40), {}, SETTINGS, OTHER_DATA),
+        (reordered(), {}, SETTINGS, OTHER_DATA),
         (points(), {}, replace(SETTINGS, tikhonov=0.1), r"another tikhonov \(0.0, now 0.1\)"),
         (
             points(),
