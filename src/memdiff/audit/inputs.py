@@ -13,14 +13,7 @@ from torch import Tensor
 
 from memdiff.audit.belonging import GroupsSource, take_groups
 from memdiff.audit.cleaning import compared_points, first_of_each
-from memdiff.data import (
-    Dataset,
-    align_categories,
-    check_comparable,
-    from_array,
-    from_rows,
-    load,
-)
+from memdiff.data import Dataset, align_categories, check_comparable, from_array, from_rows, load
 from memdiff.neighbors import DuplicateGroups, duplicate_groups, nearest
 from memdiff.run.memory import STREAM_ABOVE
 from memdiff.run.ranks import Ranks

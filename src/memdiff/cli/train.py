@@ -204,7 +204,7 @@ def _inputs(options: Namespace) -> dict[str, str | None]:
 
 
 def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
-    from memdiff.training.run import FILES, FOLDERS
+    from memdiff.training.run_folder import FILES, FOLDERS
 
     out = Path(options.out)
     with writing(
@@ -219,8 +219,7 @@ def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
 def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     from memdiff.run.devices import resolve_device
     from memdiff.run.ranks import joined
-    from memdiff.samplers import Heun
-    from memdiff.training import assess, train_in_folder, write_reports
+    from memdiff.training import train_and_report
 
     device = resolve_device(options.device)
     sources = {"train": options.train}
@@ -229,18 +228,12 @@ def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     ranks = joined()
     with ranks.one_fate():
         sets = load_sets(options, sources)
+    model = ("network", "width", "depth", "dropout", "process", "parametrization")
     with bar(options.quiet) as progress:
-        done = train_in_folder(
+        return train_and_report(
             sets["train"],
             options.out,
-            {
-                "network": options.network,
-                "width": options.width,
-                "depth": options.depth,
-                "dropout": options.dropout,
-                "process": options.process,
-                "parametrization": options.parametrization,
-            },
+            {name: options[name] for name in model},
             _settings(options),
             heldout=sets.get("heldout"),
             device=device,
@@ -249,19 +242,6 @@ def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
             overwrite=options.overwrite,
             forecast=expectation(options, "train", runs=options.get("runs", 1)),
         )
-        if not ranks.is_first:
-            return done, None
-        assessment = None
-        if options.audit_samples and done.ending != "time":
-            assessment = assess(
-                done,
-                options.audit_samples,
-                sampler=Heun(steps=options.sampler_steps),
-                device=device,
-                progress=progress,
-            )
-        write_reports(done, assessment)
-    return done, assessment
 
 
 def _settings(options: Namespace) -> RunSettings:

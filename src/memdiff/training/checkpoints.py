@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in one file that is whole or absent.
+"""Checkpoints of a training run: all that it needs to go on exactly, in one file.
 
 A state is one safetensors file: the weights (``score.*``), their average (``averaged.*``), the
 tensors of the optimizer (``optimizer.*``), and in the header a JSON text with the rest. No random
@@ -142,7 +142,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Mapping[str, Any]:
 
 
 def read_header(path: str | Path) -> Mapping[str, Any]:
-    """The JSON of a checkpoint, without its tensors.
+    """Read the JSON header of a checkpoint, without its tensors.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,7 +1,12 @@
-"""A run in a folder: files out, exact resumes, foreign folders left alone."""
+"""A run in a folder: files out, exact resumes, several processes, kills."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -35,10 +40,6 @@ def points(num=30, seed=0):
     return Dataset(torch.randn(num, 3, generator=generator), "vectors")
 
 
-def reordered():
-    return Dataset(points().x.flip(0), "vectors")
-
-
 def weights(score):
     return torch.cat([p.detach().flatten() for p in score.parameters()])
 
@@ -49,10 +50,6 @@ def records(folder):
         {name: value for name, value in record.items() if name != "seconds"}
         for record in read_journal(folder / "metrics.jsonl")
     ]
-
-
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_files_of_a_run(tmp_path):
@@ -96,66 +93,6 @@ def test_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path):
     longer = train_in_folder(points(), tmp_path / "parts", MODEL, SETTINGS)
     whole = train_in_folder(points(), tmp_path / "whole", MODEL, SETTINGS)
     assert torch.equal(weights(longer.score), weights(whole.score))
-
-
-@pytest.mark.parametrize(
-    ("data", "model", "settings", "said"),
-    [
-        (points(), {"width": 9}, SETTINGS, r"another width \(8, now 9\)"),
-        (
-            points(40),
-            {},
-            SETTINGS,
-            r"another set of training data \(\w{12}\.\.\., now \w{12}\.\.\.\)",
-        ),
-        (
-            reordered(),
-            {},
-            SETTINGS,
-            r"another set of training data \(\w{12}\.\.\., now \w{12}\.\.\.\)",
-        ),
-        (points(), {}, replace(SETTINGS, tikhonov=0.1), r"another tikhonov \(0.0, now 0.1\)"),
-        (
-            points(),
-            {},
-            replace(SETTINGS, training=replace(SETTINGS.training, seed=1)),
-            r"another seed \(0, now 1\)",  # not the split, which follows from it
-        ),
-    ],
-)
-def test_run_of_other_options_is_refused(tmp_path, data, model, settings, said):
-    train_in_folder(points(), tmp_path, MODEL, SETTINGS)
-    before = content(tmp_path)
-    with pytest.raises(ValueError, match=said):
-        train_in_folder(data, tmp_path, {**MODEL, **model}, settings)
-    assert content(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("config.json", '{"model_type": "bert"}'),
-        ("metrics.jsonl", '{"epoch": 1}\n'),
-        ("model.safetensors", "weights of months"),
-        ("report.html", "<p>mine</p>"),
-    ],
-)
-def test_folder_of_something_else_is_refused(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    (tmp_path / "config.json").touch()
-    before = content(tmp_path)
-    with pytest.raises(ValueError, match="of something else: choose another folder"):
-        train_in_folder(points(), tmp_path, MODEL, SETTINGS)
-    assert content(tmp_path) == before
-    file = tmp_path / name
-    with pytest.raises(ValueError, match="is a file: give the name of a folder"):
-        train_in_folder(points(), file, MODEL, SETTINGS)
-
-
-def test_other_files_in_the_folder_do_not_matter(tmp_path):
-    (tmp_path / "notes.txt").write_text("for the paper")
-    train_in_folder(points(), tmp_path, MODEL, SETTINGS)
-    assert (tmp_path / "notes.txt").read_text() == "for the paper"
 
 
 def test_without_held_out_points_there_is_no_monitor(tmp_path):
@@ -214,50 +151,78 @@ def test_ranks_that_see_other_folders_are_refused(tmp_path, in_ranks):
     assert not (tmp_path / "1").exists()
 
 
-def curves(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0})
-    events.Reload()
-    return {
-        name: {event.step: event.value for event in events.Scalars(name)}
-        for name in events.Tags()["scalars"]
-    }
-
-
-def test_tensorboard_shows_the_journal(tmp_path):
-    """Also of a run that was interrupted, each step once."""
-    pytest.importorskip("tensorboard")
-    settings = replace(SETTINGS, tensorboard=True)
-    train_in_folder(points(), tmp_path, MODEL, replace(settings, time_limit=1e-9))
-    train_in_folder(points(), tmp_path, MODEL, settings)
-    found, lines = curves(tmp_path), records(tmp_path)
-    for label, kind, name in (
-        ("training/denoising loss", "training", "denoising_loss"),
-        ("training/learning rate", "training", "learning_rate"),
-        ("memorised fraction/samples", "monitor", "fraction"),
-        ("nearest distance/samples to train", "monitor", "train_distance"),
-    ):
-        expected = {line["step"]: line[name] for line in lines if line["kind"] == kind}
-        assert found[label] == pytest.approx(expected, rel=1e-6)
-    looks = [line for line in lines if line["kind"] == "monitor"]
-    means = {
-        look["step"]: sum(level["heldout_loss"] for level in look["levels"]) / len(look["levels"])
-        for look in looks
-    }
-    assert found["denoising loss/heldout"] == pytest.approx(means, rel=1e-6)
-
-
-def test_missing_tensorboard_is_said_before_training(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ImportError, match=r"pip install 'memdiff\[train\]'"):
-        train_in_folder(points(), tmp_path, MODEL, replace(SETTINGS, tensorboard=True))
-    assert records(tmp_path) == []
-
-
 def test_configuration_says_what_was_run(tmp_path):
     train_in_folder(points(), tmp_path, MODEL, SETTINGS, ranks=Ranks())
     found = json.loads((tmp_path / "config.json").read_text())
     assert found["model"]["width"] == 8 and found["model"]["shape"] == [3]
     assert found["run"]["settings"]["monitor_every"] == 6
     assert found["run"]["data"]["train"] != found["run"]["data"]["heldout"]
+
+
+KILLED = """
+import os, sys
+import scipy.stats, torch, torch._dynamo  # what a run imports late
+torch.set_num_threads(1)
+from memdiff.data import load
+from memdiff.samplers import Heun
+from memdiff.training import MonitorSettings, RunSettings, TrainingSettings, train_in_folder
+settings = RunSettings(
+    training=TrainingSettings(steps=60, batch_size=5),
+    monitor=MonitorSettings(samples=4, draws=8, sampler=Heun(steps=3)),
+    monitor_every=7,
+    save_every=3,
+    log_every=2,
+)
+for line in sys.stdin:  # a process of its own for each folder, which starts at once
+    child = os.fork()
+    if not child:
+        train_in_folder(load("points20"), line.strip(), {"width": 8}, settings)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_the_same(tmp_path):
+    """SIGKILL again and again; the last run must end as one that nobody killed."""
+    host = subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+    def start(folder):
+        host.stdin.write(f"{folder}\n")
+        host.stdin.flush()
+        return int(host.stdout.readline())
+
+    def end():
+        return int(host.stdout.readline())
+
+    start(tmp_path / "whole")
+    assert end() == 0
+    state = tmp_path / "killed" / "state.safetensors"
+    killed = 0
+    for pause in (0.0, 0.02, 0.1):
+        before = state.stat().st_mtime_ns if state.is_file() else 0
+        process = start(tmp_path / "killed")
+        # Once this run has saved its state anew, it is in the middle of training.
+        until = time.monotonic() + 60
+        while time.monotonic() < until and (
+            not state.is_file() or state.stat().st_mtime_ns == before
+        ):
+            time.sleep(0.002)
+        time.sleep(pause)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        killed += end() == -signal.SIGKILL
+    assert killed >= 1 and state.is_file()
+    start(tmp_path / "killed")
+    assert end() == 0
+    host.stdin.close()
+    assert host.wait(60) == 0
+    for name in ("model.safetensors", "best.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes()
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.startswith(".m")]

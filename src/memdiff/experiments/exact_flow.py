@@ -1,4 +1,4 @@
-r"""Trajectories of the probability-flow ODE under the exact score of the paper's 20 points.
+r"""Probability-flow ODE under the exact score of the paper's 20 points: ends and rates.
 
 Every trajectory ends at a training point, at the rate :math:`|x(t) - x_*| = O(\sigma(t))`. Thirty
 of them are integrated twice: in the paper's setting (RK45 in :math:`t` at tolerances 1e-5, to

@@ -9,7 +9,7 @@ from memdiff.processes import EDM
 from memdiff.samplers import Heun
 from memdiff.scores import EmpiricalScore, GaussianScore, Score
 from memdiff.training import MonitorSettings, Onset, Reading, find_onset
-from memdiff.training.candidates import MOST, Candidates, choose
+from memdiff.training.model_choice import MOST, Candidates, choose
 from memdiff.training.monitor import Monitor
 
 PROCESS = EDM()

@@ -1,10 +1,9 @@
-"""The page of a training run: verdict, curves, samples next to training images, settings."""
+"""Page of a training run: verdict, curves, samples next to training images, settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,27 +21,13 @@ from memdiff.report import (
     Table,
 )
 from memdiff.report.document import Block, Tone
-from memdiff.report.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VERMILION,
-    Curve,
-    ImageRow,
-    curve_plot,
-    image_grid,
-    legend,
-    new_panels,
-)
+from memdiff.report.figures import ImageRow, image_grid
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.monitor import Monitor
 from memdiff.training.observation import Observation
-from memdiff.training.run import SAMPLES, TrainingRun
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Plot
+from memdiff.training.run_folder import SAMPLES
+from memdiff.training.run_plots import copy_plot, loss_plot
+from memdiff.training.training_run import TrainingRun
 
 __all__ = ["compose"]
 
@@ -60,7 +45,7 @@ _COLUMNS = 8
 
 
 def compose(run: TrainingRun, assessment: Assessment | None) -> Document:
-    """The page as a document.
+    """Compose the page of a run.
 
     Args:
         run: The run.
@@ -228,7 +213,7 @@ def _curves(run: TrainingRun, monitor: Monitor) -> list[Block]:
         ),
         Figure(
             "losses",
-            _loss_plot(run, monitor),
+            loss_plot(run, monitor),
             "Denoising loss per value against the step, at fixed small noise levels: 1 is what "
             "predicting no noise scores. Dotted: excess empirical risk over the score that "
             "memorises, which is 0 for it. Bands: two standard errors of the difference.",
@@ -238,7 +223,7 @@ def _curves(run: TrainingRun, monitor: Monitor) -> list[Block]:
         ),
         Figure(
             "copies",
-            _copy_plot(run, monitor),
+            copy_plot(run, monitor),
             "Left: share of samples that pass the ratio test, with its 95% interval, and of "
             "held-out points (grey). Right: share of samples nearer to training than to held-out "
             "points; grey is what is expected if the model treats both alike.",
@@ -246,113 +231,6 @@ def _curves(run: TrainingRun, monitor: Monitor) -> list[Block]:
             f"{seen[-1].fraction:.1%} and {seen[-1].closer_to_train:.1%} at the last step.",
         ),
     ]
-
-
-def _loss_plot(run: TrainingRun, monitor: Monitor) -> Plot:
-    seen = monitor.observations
-    steps = [observation.step for observation in seen]
-    count = len(monitor.ratios)
-    figure, axes = new_panels(1, count, height=3.0, sharey=True)
-    for place, target in enumerate(axes[0]):
-        levels = [observation.levels[place] for observation in seen]
-        fresh = [level.heldout_loss for level in levels]
-        margin = [2 * level.gap_error for level in levels]
-        first = place == 0
-        curve_plot(
-            [
-                Curve(steps, [level.train_loss for level in levels], color=BLUE, style="plain"),
-                Curve(
-                    steps,
-                    fresh,
-                    low=[value - error for value, error in zip(fresh, margin, strict=True)],
-                    high=[value + error for value, error in zip(fresh, margin, strict=True)],
-                    color=ORANGE,
-                    style="plain",
-                ),
-            ],
-            xlabel="training step",
-            ylabel="loss per value" if first else "",
-            xscale="linear",
-            yscale="linear",
-            title=f"noise σ/m = {monitor.ratios[place]:.3g}",
-            axes=target,
-        )
-        target.plot(steps, [level.excess_risk for level in levels], ":", color=GREEN, lw=1.6)
-        target.set_ylim(bottom=0)
-        _mark(target, run)
-    _line_legend(axes[0, 0], (("training", BLUE, "-"), ("held-out", ORANGE, "-")), run)
-    return figure
-
-
-def _copy_plot(run: TrainingRun, monitor: Monitor) -> Plot:
-    seen = monitor.observations
-    steps = [observation.step for observation in seen]
-    figure, axes = new_panels(1, 2, height=3.2)
-    left, right = axes[0]
-    curve_plot(
-        [
-            Curve(
-                steps,
-                [observation.fraction for observation in seen],
-                low=[observation.interval[0] for observation in seen],
-                high=[observation.interval[1] for observation in seen],
-                color=VERMILION,
-            ),
-            Curve(
-                steps,
-                [observation.null_fraction for observation in seen],
-                style="dashed",
-                color=GREY,
-            ),
-        ],
-        xlabel="training step",
-        ylabel="memorised fraction",
-        xscale="linear",
-        yscale="linear",
-        axes=left,
-    )
-    curve_plot(
-        [
-            Curve(steps, [observation.closer_to_train for observation in seen], color=BLUE),
-            Curve(
-                steps,
-                [observation.null_closer for observation in seen],
-                style="dashed",
-                color=GREY,
-            ),
-        ],
-        xlabel="training step",
-        ylabel="share nearer to train",
-        xscale="linear",
-        yscale="linear",
-        axes=right,
-    )
-    for target in (left, right):
-        target.set_ylim(-0.03, 1.03)
-        _mark(target, run)
-    _line_legend(left, (), run)
-    return figure
-
-
-def _marks(run: TrainingRun) -> list[tuple[str, int, str, str]]:
-    onset = run.monitor.onset.onset if run.monitor is not None else None
-    found = [("kept", run.kept_step, "#333333", "--")]
-    if onset is not None:
-        found.append(("onset", onset, VERMILION, "-."))
-    return found
-
-
-def _mark(target: Axes, run: TrainingRun) -> None:
-    for _, step, color, style in _marks(run):
-        target.axvline(step, color=color, linestyle=style, linewidth=1.0)
-
-
-def _line_legend(target: Axes, lines: Sequence[tuple[str, str, str]], run: TrainingRun) -> None:
-    extra = [("excess risk", GREEN, ":")] if lines else []
-    marks = [(name, color, style) for name, _, color, style in _marks(run)]
-    for name, color, style in (*lines, *extra, *marks):
-        target.plot([], [], style, color=color, label=name)
-    legend(target)
 
 
 def _checkpoints(run: TrainingRun, monitor: Monitor) -> list[Block]:
@@ -442,7 +320,7 @@ def _audit(assessment: Assessment) -> list[Block]:
 
 
 def _table(run: TrainingRun) -> dict[str, str]:
-    """How a table was encoded, for its reader."""
+    """Describe the encoding of a table."""
     if run.encoding is None:
         return {}
     constant = [one.name for one in run.encoding.columns if one.constant]

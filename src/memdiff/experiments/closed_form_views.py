@@ -1,73 +1,32 @@
-"""What the two closed-form sweeps share: the setting, the memorised fraction, figures, table.
-
-Setting ([B25]; the authors' public notebooks): 20 points in the plane, 1000 latents,
-the probability-flow ODE by RK45 with tolerances 1e-5, and the fraction of samples within 0.01 of
-a training point.
-"""
+"""Figures and table of a sweep over closed-form regularisers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from memdiff.experiments.published import Sweep, SweepAgreement
+from memdiff.experiments.published import LATENTS, Sweep, SweepAgreement
 from memdiff.neighbors import nearest
 from memdiff.report.document import Cell, CellValue, Table
-from memdiff.report.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILION,
-    WIDTH,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, BLUE, GREY, VERMILION, WIDTH, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Plot
 
 __all__ = [
-    "LATENTS",
-    "TOLERANCE",
     "MemorisedFraction",
-    "Series",
     "final_samples_plot",
-    "latents",
     "memorised_fraction",
     "sweep_plot",
     "sweep_table",
 ]
 
-LATENTS = 1000
 TOLERANCE = 0.01
-
-
-def latents(generator: torch.Generator, *, discarded: Sequence[int]) -> Tensor:
-    """The latents of a published sweep: with seed 0, the very numbers that were published.
-
-    The authors' notebooks draw 1000 points and one time to try the score out, in one notebook also
-    the latents of 30 trajectories, and then the 1000 latents of the sweep, in float32 from torch's
-    generator with seed 0.
-
-    Args:
-        generator: Source of randomness.
-        discarded: Numbers of normal points drawn after the trial and before the sweep.
-
-    Returns:
-        float64 tensor with shape ``(1000, 2)``.
-    """
-    torch.randn(LATENTS, 2, generator=generator)
-    torch.rand(1, generator=generator)
-    for num in discarded:
-        torch.randn(num, 2, generator=generator)
-    return torch.randn(LATENTS, 2, generator=generator).to(torch.float64)
+"""Distance within which a sample is a copy, as published."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +49,7 @@ class MemorisedFraction:
 def memorised_fraction(
     samples: Tensor, data: Tensor, tolerance: float = TOLERANCE
 ) -> MemorisedFraction:
-    """Count the samples ``(B, *S)`` that are within ``tolerance`` of a point of ``(N, *S)``."""
+    """Return the share of samples ``(B, *S)`` within ``tolerance`` of a point of ``(N, *S)``."""
     from scipy.stats import binomtest
 
     mask = nearest(samples, data).distances[:, 0] < tolerance
@@ -99,50 +58,40 @@ def memorised_fraction(
     return MemorisedFraction(count / num, float(interval.low), float(interval.high), mask)
 
 
-@dataclass(frozen=True)
-class Series:
-    """One more curve of :func:`sweep_plot`: fractions at the strengths of the sweep."""
-
-    label: str
-    fraction: Sequence[float]
-    color: Literal["green", "orange", "purple"]
-
-
 def sweep_plot(
     sweep: Sweep,
     measured: Sequence[MemorisedFraction],
     *,
     prediction: tuple[Sequence[float], Sequence[float], str],
-    others: Sequence[Series],
+    others: Sequence[tuple[str, str, Sequence[float]]],
     xlabel: str,
 ) -> Plot:
-    """Memorised fraction against the strength: measured, published, predicted.
+    """Draw the memorised fraction against the strength: measured, published, predicted.
 
     Args:
         sweep: The published sweep.
         measured: Measured fraction at each strength.
         prediction: Strengths, fractions and label of a predicted curve.
-        others: Further measured curves.
+        others: Label, colour and fractions of further measured curves.
         xlabel: Label of the strength.
 
     Returns:
         The figure.
     """
-    colors = {"green": GREEN, "orange": ORANGE, "purple": PURPLE}
     figure, panels = new_panels(1, 2, height=3.9)
     values = [one.value for one in measured]
     spans = [[one.value - one.low for one in measured], [one.high - one.value for one in measured]]
     for axes in panels[0]:
-        for marker, series in zip("^Dv", others, strict=False):
-            positive = [value if value > 0 else math.nan for value in series.fraction]
+        for marker, (name, color, fraction) in zip("^Dv", others, strict=False):
+            positive = [value if value > 0 else math.nan for value in fraction]
             axes.plot(
                 sweep.values,
-                series.fraction if axes is panels[0, 0] else positive,
-                color=colors[series.color],
+                fraction if axes is panels[0, 0] else positive,
+                color=color,
                 marker=marker,
                 markersize=4.5,
                 linewidth=1.0,
-                label=series.label,
+                label=name,
             )
         axes.errorbar(
             sweep.values,
@@ -190,7 +139,7 @@ def sweep_plot(
 def final_samples_plot(
     data: Tensor, samples: Sequence[Tensor], titles: Sequence[str], *, shown: int = 250
 ) -> Plot:
-    """Final samples over the Voronoi diagram of the training points, one panel a strength.
+    """Draw final samples over the Voronoi diagram of the training points, one panel per strength.
 
     Args:
         data: Training points with shape ``(N, 2)``.
@@ -241,7 +190,7 @@ def sweep_table(
     columns: Sequence[tuple[str, Sequence[float]]],
     note: str,
 ) -> Table:
-    """Measured next to published at every strength, with the tolerance and further columns."""
+    """Return measured next to published at every strength, and further columns."""
     rows: list[list[CellValue]] = []
     for index, strength in enumerate(sweep.values):
         one = measured[index]

@@ -5,9 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from memdiff.experiments import selection as experiment
 from memdiff.experiments.experiment import Context
-from memdiff.experiments.selection import Choice, choose, compare, curves, data_law
+from memdiff.experiments.strength_choice import (
+    Choice,
+    choose,
+    compare,
+    curves,
+    data_law,
+    strength_ratio,
+)
+from memdiff.experiments.strength_selection import COST, EXPERIMENTS
 from memdiff.generate.selection import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
 
 
@@ -42,15 +49,15 @@ def test_choice_costs_little_and_no_regulariser_costs_much(family):
 
 def test_strengths_of_empirical_bayes_are_compared_as_floors():
     choice = Choice(-1.0, -1.0 - 2.0, 1, False, 1.0, 1.0, 1.0)
-    assert experiment.strength_ratio(EMPIRICAL_BAYES, choice) == pytest.approx(torch.e**2)
-    assert experiment.strength_ratio(TIKHONOV, Choice(2.0, 4.0, 1, False, 1, 1, 1)) == 0.5
+    assert strength_ratio(EMPIRICAL_BAYES, choice) == pytest.approx(torch.e**2)
+    assert strength_ratio(TIKHONOV, Choice(2.0, 4.0, 1, False, 1, 1, 1)) == 0.5
 
 
 @pytest.mark.slow
 def test_quick_preset_agrees(tmp_path):
-    (one,) = experiment.EXPERIMENTS
+    (one,) = EXPERIMENTS
     outcome = one.run(Context("quick", 0, tmp_path))
     assert outcome.within is True
     for family in ("tikhonov", "empirical-bayes", "early-stop"):
-        assert max(outcome.measured[family]["cost_median"]) <= experiment.COST
+        assert max(outcome.measured[family]["cost_median"]) <= COST
         assert max(outcome.measured[family]["error_over_plain_median"]) < 0.2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memdiff.data.builtin import points20
-from memdiff.experiments import trajectories
+from memdiff.experiments import exact_flow
 from memdiff.experiments.experiment import Context
 from memdiff.experiments.runner import load
 from memdiff.processes import VE, VP
@@ -59,9 +59,9 @@ class HalfPull(EmpiricalScore):
 
 def test_a_score_with_the_wrong_sigma_does_not_agree(monkeypatch, tmp_path):
     """Its samples still end at training points; the rate gives it away."""
-    monkeypatch.setattr(trajectories, "COUNTED", 20)
-    monkeypatch.setattr(trajectories, "_figures", lambda *_: [])
-    outcome = trajectories.run(Context("quick", 0, tmp_path), HalfPull(points20().x, VE()))
+    monkeypatch.setattr(exact_flow, "COUNTED", 20)
+    monkeypatch.setattr(exact_flow, "_figures", lambda *_: [])
+    outcome = exact_flow.run(Context("quick", 0, tmp_path), HalfPull(points20().x, VE()))
     assert outcome.within is False
     assert outcome.measured["slope"] == pytest.approx(0.5, abs=0.02)
 
@@ -71,7 +71,7 @@ def test_paths_of_one_training_point_are_straight():
     point = torch.tensor([[0.3, -0.7]], dtype=torch.float64)
     process = VE()
     latents = torch.tensor([[1.0, 0.5], [-2.0, 0.1]], dtype=torch.float64)
-    paths = trajectories.follow(
+    paths = exact_flow.follow(
         EmpiricalScore(point, process), latents, LogTime(1e-8, 1e-8, save=20), 1e-6
     )
     sigma = process.std(paths.times)
@@ -89,5 +89,5 @@ def test_the_share_in_the_final_cell_only_looks_at_cells_of_scaled_points():
     start = 1.5  # m(1) is 0.47: nearer to 4 m = 1.9 than to m = 0.5, but nearer to 1 than to 4
     sigma_max = float(VP().std(1.0))
     latents = torch.tensor([[start / sigma_max, 0.0]], dtype=torch.float64)
-    paths = trajectories.follow(score, latents, LogTime(save=30), 1e-4)
+    paths = exact_flow.follow(score, latents, LogTime(save=30), 1e-4)
     assert int(paths.cells[0, 0]) == 1

@@ -1,4 +1,4 @@
-r"""The strength chosen with no held-out data, next to the best one.
+r"""Choice of a strength with no held-out data, next to the best one.
 
 The data law is a known mixture of three Gaussians in the plane, whose noised score
 :math:`\nabla \log p_t` is computable. For each training set, regulariser and candidate strength
@@ -23,184 +23,32 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome, Table
-from memdiff.generate.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    TEMPERATURE,
-    TIKHONOV,
-    Family,
-    leave_one_out_draws,
-    select,
+from memdiff.experiments.strength_choice import (
+    Choice,
+    Curves,
+    choices_on,
+    compare,
+    curves,
+    data_law,
+    strength_ratio,
 )
-from memdiff.objectives import (
-    Draws,
-    LogUniformRatio,
-    denoising_score_matching,
-    draw,
-    explicit_score_matching,
-    leave_one_out_denoising,
-    paired_difference,
-)
-from memdiff.processes import VE
+from memdiff.generate.selection import EARLY_STOP, EMPIRICAL_BAYES, TEMPERATURE, TIKHONOV, Family
 from memdiff.report.document import CellValue
 from memdiff.report.figures import BLACK, BLUE, VERMILION, Curve, curve_plot, new_panels
-from memdiff.scores import EmpiricalScore, GaussianMixtureScore, silverman_bandwidth
 
-__all__ = ["EXPERIMENTS", "Choice", "Comparison", "Curves", "compare", "curves", "data_law"]
+__all__ = ["EXPERIMENTS"]
 
-PROCESS = VE()
-PER_POINT = 8
 COST = 1.15
 """Largest true error at the choice over that at the oracle, in the median data set."""
 STEPS = 2
 """Candidates of the default grids that count as close: factors of 2.5 in c and 1.6 in sigma/m."""
 NEAR = 0.6
 """Least share of data sets in which choice and oracle are that close."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The choice on one training set.
-
-    Attributes:
-        chosen: The strength that leave-one-out chooses.
-        oracle: The strength with the smallest true error.
-        steps: Number of candidates between them.
-        at_edge: Whether the choice is at an end of the grid.
-        error_chosen: True error at the choice.
-        error_oracle: True error at the oracle.
-        error_plain: True error of the empirical score, with no regulariser.
-    """
-
-    chosen: float
-    oracle: float
-    steps: int
-    at_edge: bool
-    error_chosen: float
-    error_oracle: float
-    error_plain: float
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Both curves on one training set, in the units of the true error.
-
-    Attributes:
-        candidates: Strengths with shape ``(K,)``.
-        true: True error at each.
-        leave_one_out: Leave-one-out loss minus that of the population score on the same draws.
-        standard_error: Its standard error over training points.
-    """
-
-    candidates: Tensor
-    true: Tensor
-    leave_one_out: Tensor
-    standard_error: Tensor
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A training set with what both curves need.
-
-    Attributes:
-        score: Its empirical score.
-        fitting: Noised training points, for leave-one-out.
-        testing: Noised points of the law, for the true error.
-    """
-
-    score: EmpiricalScore
-    fitting: Draws
-    testing: Draws
-
-
-def data_law() -> GaussianMixtureScore:
-    """The known law: three Gaussians in the plane of different weight and width, float64."""
-    means = torch.tensor([[-2.0, 0.0], [1.5, 1.0], [0.5, -2.0]], dtype=torch.float64)
-    return GaussianMixtureScore(
-        torch.tensor([0.5, 0.3, 0.2]), means, torch.tensor([0.3, 0.5, 0.2]), PROCESS
-    )
-
-
-def compare(law: GaussianMixtureScore, num: int, num_test: int, seed: int) -> Comparison:
-    """Draw a training set of ``num`` points, its noised points and ``num_test`` of the law."""
-    generator = torch.Generator().manual_seed(seed)
-    score = EmpiricalScore(law.sample_data(num, generator), PROCESS)
-    times = LogUniformRatio(0.1 * silverman_bandwidth(score.data))
-    return Comparison(
-        score=score,
-        fitting=leave_one_out_draws(score, per_point=PER_POINT, times=times, seed=seed),
-        testing=draw(PROCESS, law, num_test, generator, times=times),
-    )
-
-
-def true_errors(
-    law: GaussianMixtureScore, family: Family, case: Comparison, candidates: Tensor
-) -> Tensor:
-    """True error at each candidate strength, float64 with shape ``(K,)``."""
-    errors = [
-        explicit_score_matching(family.build(case.score, strength), law, case.testing).value
-        for strength in candidates.tolist()
-    ]
-    return torch.tensor(errors, dtype=torch.float64)
-
-
-def choose(law: GaussianMixtureScore, family: Family, case: Comparison) -> Choice:
-    """Choose by leave-one-out and by the oracle."""
-    candidates = family.grid(case.score)
-    selection = select(family, case.score, candidates, draws=case.fitting)
-    true = true_errors(law, family, case, candidates)
-    best = int(true.argmin())
-    return Choice(
-        chosen=selection.best,
-        oracle=float(candidates[best]),
-        steps=abs(selection.index - best),
-        at_edge=selection.at_edge,
-        error_chosen=float(true[selection.index]),
-        error_oracle=float(true[best]),
-        error_plain=explicit_score_matching(case.score, law, case.testing).value,
-    )
-
-
-def choices_on(
-    law: GaussianMixtureScore, families: Sequence[Family], num: int, num_test: int, seed: int
-) -> dict[str, dict[str, float]]:
-    """The choices of all families on one training set, as plain numbers by family name."""
-    case = compare(law, num, num_test, seed)
-    return {family.name: asdict(choose(law, family, case)) for family in families}
-
-
-def curves(law: GaussianMixtureScore, family: Family, case: Comparison) -> Curves:
-    """Both curves over the candidates, in the units of the true error."""
-    candidates = family.grid(case.score)
-    offset = denoising_score_matching(law, case.fitting)
-    fitted = [
-        paired_difference(
-            leave_one_out_denoising(family.build(case.score, strength), case.fitting),
-            offset,
-        )
-        for strength in candidates.tolist()
-    ]
-    return Curves(
-        candidates=candidates,
-        true=true_errors(law, family, case, candidates),
-        leave_one_out=torch.tensor([one.value for one in fitted], dtype=torch.float64),
-        standard_error=torch.tensor([one.standard_error for one in fitted], dtype=torch.float64),
-    )
-
-
-def strength_ratio(family: Family, choice: Choice) -> float:
-    """Chosen over oracle strength; of the floors themselves where the strength is a logarithm."""
-    if family is EMPIRICAL_BAYES:
-        return float(np.exp(choice.chosen - choice.oracle))
-    return choice.chosen / choice.oracle
 
 
 def run(context: Context) -> Outcome:
@@ -284,7 +132,7 @@ def choice_table(
     sizes: Sequence[int],
     found: dict[tuple[str, int], list[Choice]],
 ) -> Table:
-    """One row for each regulariser and size."""
+    """Return one row for each regulariser and size."""
     rows: list[list[CellValue]] = []
     for family in families:
         for num in sizes:
@@ -333,7 +181,7 @@ LABELS = {
 
 
 def curves_figure(families: Sequence[Family], found: Sequence[Curves], num: int) -> Figure:
-    """One panel a regulariser: both curves, the choice and the oracle."""
+    """Draw both curves, the choice and the oracle, one panel per regulariser."""
     columns = 2 if len(families) == 4 else len(families)
     rows = -(-len(families) // columns)
     figure, axes = new_panels(rows, columns, height=0.5 + 2.9 * rows, sharey=True)

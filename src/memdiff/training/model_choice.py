@@ -1,4 +1,4 @@
-"""Models that a run may keep, and which of them it keeps.
+"""Choice of the model that a run keeps, among those stored while it trained.
 
 A monitor looks with few samples and at many models, and the model that it calls the best was
 chosen for passing. So weights of several clean looks are stored, and the best one has to be
@@ -25,7 +25,7 @@ MOST = 8
 
 
 class Candidates:
-    """Weights of clean looks in a folder, one file a step.
+    """Weights of the steps at which no test rejected, one file per step.
 
     Args:
         folder: The folder; it is made with the first file.
@@ -42,7 +42,7 @@ class Candidates:
         )
 
     def path(self, step: int) -> Path:
-        """Name of the file of a step."""
+        """Return the name of the file of a step."""
         return self.folder / f"step-{step:08d}.safetensors"
 
     def add(self, step: int, score: Score, best: int | None) -> None:
@@ -63,14 +63,14 @@ class Candidates:
             steps.remove(extra)
 
     def load(self, step: int, score: Score) -> Score:
-        """The score with the weights of a step, in evaluation mode."""
+        """Load the weights of a step into a score, in evaluation mode."""
         load_weights(score, self.path(step))
         return score.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of the candidates is kept.
+    """The chosen candidate.
 
     Attributes:
         step: Its step; None where no look was clean.
@@ -91,7 +91,7 @@ def choose(
     *,
     confirm: bool,
 ) -> Choice:
-    """The best model before an onset, and whether fresh samples confirm it.
+    """Choose the best model before an onset, and confirm it by fresh samples.
 
     Args:
         monitor: The monitor with its observations.
