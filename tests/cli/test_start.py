@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from memdiff.cli import audit, main, sample
+from memdiff.cli import audit, main, sample, train
 from memdiff.cli.parser import Parser
 from memdiff.cli.settings import Option, Settings
 from memdiff.cli.terminal import shown
@@ -47,7 +47,7 @@ def test_answers_without_torch(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", [audit, sample], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("command", [audit, sample, train], ids=lambda one: one.__name__)
 def test_defaults_are_those_of_the_library(command):
     """What is parsed from no options is the record with no arguments."""
     parser = Parser()
@@ -57,6 +57,30 @@ def test_defaults_are_those_of_the_library(command):
     for name in command.SETTINGS.options:
         given, default = getattr(record, name), getattr(plain, name)
         assert (tuple(given) if isinstance(given, list) else given) == default, name
+
+
+def test_other_defaults_of_train_are_those_of_the_library():
+    from memdiff.training import AffineAugmentation, ModelConfig, MonitorSettings, RunSettings
+
+    parser = Parser()
+    train.add_arguments(parser)
+    given = parser.parse_args(["--train", "x", "--out", "y"])
+    model, run = ModelConfig(shape=(2,), sigma_data=1.0), RunSettings()
+    for name in ("network", "width", "depth", "dropout", "process", "parametrization"):
+        assert given[name] == getattr(model, name), name
+    for name in (
+        "tikhonov",
+        "monitor_every",
+        "stop_on_memorization",
+        "heldout_share",
+        "time_limit",
+    ):
+        assert given[name] == getattr(run, name), name
+    for name in ("degrees", "shift", "zoom", "mirror"):
+        assert given[f"augment_{name}"] == getattr(AffineAugmentation(), name), name
+    monitor = MonitorSettings()
+    assert given.monitor_samples == monitor.samples and given.audit_samples == monitor.confirm
+    assert given.sampler_steps == monitor.sampler.steps
 
 
 def test_an_option_that_the_library_does_not_know_is_refused():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from memdiff.training.augmentation import AffineAugmentation
-from memdiff.training.loop import TrainingSettings
+from memdiff.training.loop_settings import TrainingSettings
 from memdiff.training.monitor import MonitorSettings
 from memdiff.training.objective import TikhonovPenalty
 
