@@ -92,6 +92,12 @@ FRESH: tuple[PlantedCase, ...] = (
     ),
     PlantedCase("fresh, more held-out", Categorical(), sizes=(500, 200, 1000)),
     PlantedCase("fresh, train without duplicates", _GAUSSIAN, heldout_repeats=0.3),
+    PlantedCase(
+        "fresh, train cleaned of blank frames",
+        Blanks(0.05),
+        cleaned="train",
+        sizes=(500, 500, 500),
+    ),
     PlantedCase("fresh, patients in groups", Patients(), groups=True),
     PlantedCase("doubled training set, fresh", _GAUSSIAN, repeats=2),
     PlantedCase("20 % overlap, fresh", _GAUSSIAN, overlap=0.2),
@@ -151,6 +157,24 @@ _UNFAIR = (
         least=500,
     ),
     PlantedCase("held-out of the other half", Halves(), truth="unfair"),
+    PlantedCase(
+        "train cleaned of repeated categories",
+        Categorical(),
+        truth="unfair",
+        demanded=_SURELY,
+        right=_NEITHER,
+        sizes=(300, 600, 1500),
+        cleaned="train",
+    ),
+    PlantedCase(
+        "held-out cleaned of repeated categories",
+        Categorical(),
+        truth="unfair",
+        demanded=_SURELY,
+        right=_NEITHER,
+        sizes=(300, 1500, 600),
+        cleaned="heldout",
+    ),
 )
 _COPIES = (
     *BY_SHARE,

@@ -72,6 +72,8 @@ class PlantedCase:
         overlap_noise: Noise of these, its standard deviation.
         heldout_repeats: Share of the held-out points that repeat others of their set: the
             training set was cleaned of duplicates and the held-out set was not.
+        cleaned: ``"train"`` or ``"heldout"``: the set of which one point is kept per value; empty
+            for none.
         shift: Shift of the held-out points, in standard deviations of each value.
         heldout: Whether there are held-out points.
         groups: Whether the rows that belong together are given as groups.
@@ -92,6 +94,7 @@ class PlantedCase:
     overlap: float = 0.0
     overlap_noise: float = 0.0
     heldout_repeats: float = 0.0
+    cleaned: Literal["", "train", "heldout"] = ""
     shift: float = 0.0
     heldout: bool = True
     groups: bool = False
@@ -125,6 +128,10 @@ class PlantedCase:
             heldout[:again] = heldout[rng.integers(again, len(heldout), again)]
         if self.shift:
             heldout = (heldout + self.shift * train.std(0)).astype(train.dtype)
+        if self.cleaned == "train":
+            train = np.unique(train, axis=0)
+        elif self.cleaned == "heldout":
+            heldout = np.unique(heldout, axis=0)
         train = np.concatenate([train] * self.repeats)
         groups = None
         if self.groups:
