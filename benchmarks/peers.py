@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.floor import interleaved, product, two_products
+from memdiff.kernel import PosteriorEngine
 from memdiff.neighbors import nearest
-from memdiff.posterior import PosteriorEngine
 from memdiff.processes import VE
 from memdiff.scores import EmpiricalScore
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.floor import interleaved, two_products
 from benchmarks.memory import extra_memory, in_own_process
 from benchmarks.peers import attention, one_shot, paper_loop
-from memdiff.posterior import PosteriorEngine
+from memdiff.kernel import PosteriorEngine
 
 __all__ = ["run"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memdiff.posterior import PosteriorEngine
+from memdiff.kernel import PosteriorEngine
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ import torch
 
 from memdiff import speed
 from memdiff.cli import main
-from memdiff.products import available_paths, gemm_path
+from memdiff.kernel.products import available_paths, gemm_path
 from memdiff.speed import Expectation, measure_speed
 
 

@@ -19,6 +19,7 @@ from memdiff.lazy import lazily
 if TYPE_CHECKING:
     from memdiff.data import Dataset, load
     from memdiff.generation import Generated, GenerationSettings, generate
+    from memdiff.kernel import Posterior
     from memdiff.objectives import (
         denoising_score_matching,
         draw,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         implicit_score_matching,
         leave_one_out_denoising,
     )
-    from memdiff.posterior import Posterior
     from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
     from memdiff.samplers import (
         DDIM,
@@ -124,7 +124,7 @@ _NAMES = {
         "implicit_score_matching",
         "leave_one_out_denoising",
     ),
-    "memdiff.posterior": ("Posterior",),
+    "memdiff.kernel": ("Posterior",),
     "memdiff.processes": (
         "EDM",
         "VE",

@@ -30,6 +30,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memdiff.kernel import Posterior
 from memdiff.objectives import (
     Draws,
     LogUniformRatio,
@@ -39,7 +40,6 @@ from memdiff.objectives import (
     leave_one_out_loss,
     sigma2,
 )
-from memdiff.posterior import Posterior
 from memdiff.scores import (
     CollapseTemperature,
     EmpiricalBayes,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from memdiff.posterior import Trajectory
-from memdiff.posterior import engine as engine_module
+from memdiff.kernel import Trajectory
+from memdiff.kernel import engine as engine_module
 from memdiff.processes import EDM, VE
 from memdiff.samplers import RK45, Heun, sample
 from memdiff.scores import EmpiricalScore

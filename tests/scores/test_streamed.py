@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memdiff.kernel import Posterior, Trajectory
 from memdiff.objectives import draw
-from memdiff.posterior import Posterior, Trajectory
 from memdiff.processes import EDM, VP
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, leave_one_out_likelihood, silverman_bandwidth

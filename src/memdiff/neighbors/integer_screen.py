@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memdiff.integers import IntegerRows, ProductBuffer
+from memdiff.kernel.integers import IntegerRows, ProductBuffer
 from memdiff.neighbors.screen import Operand, PointBlock
 
 __all__ = ["IntegerProduct"]

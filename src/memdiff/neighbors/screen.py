@@ -34,7 +34,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from memdiff.integers import IntegerRows
+from memdiff.kernel.integers import IntegerRows
 
 __all__ = [
     "PRODUCT_LENGTH",

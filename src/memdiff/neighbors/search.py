@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.integers import integers_pay
+from memdiff.kernel.integers import integers_pay
 from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
 from memdiff.neighbors.exclusion import Exclusion

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel import Trajectory
 from memdiff.scores.base import Score, per_sample
 
 __all__ = ["ReverseFlow"]

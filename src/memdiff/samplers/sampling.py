@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.kernel import Work, WorkLedger
 from memdiff.memory import require_memory
-from memdiff.posterior import Work, WorkLedger
 from memdiff.processes import ForwardProcess
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.fixed_step import Heun

@@ -20,7 +20,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel import Trajectory
 from memdiff.processes import ForwardProcess
 
 __all__ = ["Score", "expand_time", "per_sample"]

@@ -22,9 +22,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Posterior, Trajectory
-from memdiff.posterior.certified import index_bytes
-from memdiff.posterior.sharded import Engine
+from memdiff.kernel import Posterior, Trajectory
+from memdiff.kernel.certified import index_bytes
+from memdiff.kernel.sharded import Engine
 from memdiff.processes import ForwardProcess
 from memdiff.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
@@ -79,7 +79,7 @@ class EmpiricalScore(Score):
             :func:`negligible_mass` along the trajectories of
             :func:`~memdiff.samplers.sample`, too little to change a digit of the samples. It
             matters from some thousand points in 64 dimensions on. See
-            :class:`~memdiff.posterior.certified.CertifiedPosterior` for the memory it takes; of
+            :class:`~memdiff.kernel.certified.CertifiedPosterior` for the memory it takes; of
             data on disk None leaves out nothing where that is more than ``memory_limit``.
         ranks: Processes that share the training points: each makes the same score of the same
             data and evaluates it at the same points, on its part of the data alone (of data on
@@ -253,7 +253,7 @@ class EmpiricalScore(Score):
         """All posterior quantities from one pass; arguments as in :meth:`residual`.
 
         Returns:
-            A :class:`~memdiff.posterior.Posterior`. ``mean`` and ``residual`` have the dtype of
+            A :class:`~memdiff.kernel.Posterior`. ``mean`` and ``residual`` have the dtype of
             ``x``, the statistics are float64. With a temperature other than 1, or under a
             condition, ``log_density`` is that of the weighted sum which the weights normalise.
         """

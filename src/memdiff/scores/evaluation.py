@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from memdiff.posterior import PartialPosterior
-from memdiff.posterior.labelled import LabelledEngine
-from memdiff.posterior.sharded import Engine
+from memdiff.kernel import PartialPosterior
+from memdiff.kernel.labelled import LabelledEngine
+from memdiff.kernel.sharded import Engine
 from memdiff.scores.base import expand_time
 from memdiff.scores.conditions import ConditionTerms
 

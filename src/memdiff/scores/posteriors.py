@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memdiff.posterior import PosteriorEngine
-from memdiff.posterior.labelled import LabelledEngine
-from memdiff.posterior.sharded import Engine, ShardedEngine
-from memdiff.posterior.streamed import StreamedPoints
+from memdiff.kernel import PosteriorEngine
+from memdiff.kernel.labelled import LabelledEngine
+from memdiff.kernel.sharded import Engine, ShardedEngine
+from memdiff.kernel.streamed import StreamedPoints
 from memdiff.ranks import Ranks
 from memdiff.scores.conditions import Conditions
 from memdiff.sources import Rows

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel import Trajectory
 from memdiff.scores.base import Score
 
 __all__ = ["RegularisedScore"]

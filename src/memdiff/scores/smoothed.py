@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel import Trajectory
 from memdiff.scores.base import Score
 from memdiff.scores.regularised import RegularisedScore
 

@@ -1,0 +1,342 @@
+r"""One posterior over training points that are dealt out among the processes of a run.
+
+Every rank holds the points of one contiguous part and answers all queries with it. Two messages
+join the answers: the largest logits are gathered, then the sums relative to the largest of all are
+added up. The result is the same to the last bit on every rank, so that ranks which follow it, an
+adaptive sampler for example, take the same steps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from memdiff.kernel.locking import Trajectory
+from memdiff.kernel.partial import PartialPosterior
+from memdiff.kernel.points import Points
+from memdiff.kernel.prior import LogPrior
+from memdiff.ranks import Ranks
+
+__all__ = ["Engine", "ShardedEngine"]
+
+_BLOCK = 2048
+
+
+class Engine(Protocol):
+    """What answers for a set of training points: one engine, or one a rank."""
+
+    @property
+    def radius(self) -> float:
+        """Largest distance of a point from the mean of all, or a bound of it."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        log_prior_bound: float = 0.0,
+        exclude: Tensor | None = None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
+        entropy: bool = True,
+    ) -> PartialPosterior:
+        """Sums over all points."""
+
+    def weights(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """All weights."""
+
+    def covariance_product(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        vectors: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """Product of the posterior covariance with one vector a query."""
+
+
+class LocalEngine(Engine, Protocol):
+    """An engine that holds its points: the part of one rank."""
+
+    num: int
+    dim: int
+    log_prior: Tensor
+    points: Points
+    dropped_mass: float
+
+
+class ShardedEngine:
+    r"""The posterior over the points of all ranks; its methods are collective.
+
+    Indices of points, in arguments and results, are those of the whole set. The answer is that of
+    one :class:`PosteriorEngine` over all points up to rounding, and ``logit_error`` and
+    ``sum_error`` bound the errors of the merged sums: the error of a merged mean is at most the
+    largest one of its parts, and a logit is as wrong as the part that it comes from says.
+
+    Args:
+        local: The engine over the points of this rank, with the log prior weights of the whole
+            set at them; None where there are fewer points than ranks and none is left for this
+            one.
+        points: The indices of those points in the whole set.
+        total: Number of points in the whole set.
+        dim: Dimension ``d`` of a point.
+        ranks: The ranks, in the order of their points.
+        device: Where the ranks compute.
+    """
+
+    def __init__(
+        self,
+        local: LocalEngine | None,
+        points: range,
+        total: int,
+        dim: int,
+        ranks: Ranks,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if len(points) != (0 if local is None else local.num):
+            raise ValueError(
+                f"points must name the {0 if local is None else local.num} points of this rank, "
+                f"got {len(points)}."
+            )
+        self.local, self.points, self.num, self.dim, self.ranks = local, points, total, dim, ranks
+        mine = torch.zeros(dim + 3, dtype=torch.float64, device=device)
+        if local is not None:
+            mine[:dim] = local.points.centre
+            mine[dim:] = mine.new_tensor([local.radius, local.num, local.dropped_mass])
+        parts = torch.stack(ranks.gather(mine))
+        centres, (radii, counts, dropped) = parts[:, :dim], parts[:, dim:].unbind(1)
+        self.centre = (counts[:, None] * centres).sum(0) / counts.sum()
+        reach = (centres - self.centre).norm(dim=1) + radii
+        self.radius = float(reach[counts > 0].max())
+        self.dropped_mass = float(dropped.max())
+
+    def __call__(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        log_prior_bound: float = 0.0,
+        exclude: Tensor | None = None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
+        entropy: bool = True,
+    ) -> PartialPosterior:
+        """Sums over the points of all ranks; arguments as of :class:`PosteriorEngine`.
+
+        A rank leaves out the ``tolerance`` of its own points' mass, and remembers in
+        ``trajectory`` what it certified of them.
+
+        Raises:
+            ValueError: If no point is left for a query.
+        """
+        part = self._part(
+            x, scale, sigma, log_prior, log_prior_bound, exclude, tolerance, trajectory, entropy
+        )
+        whole = self._joined(part)
+        # A part says what leaving points out does to its own mean; their mass is also missing
+        # against the other parts.
+        missing = 2 * max(self.dropped_mass, tolerance) * self.radius
+        whole.sum_error = whole.sum_error + missing * scale
+        return whole
+
+    def weights(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        """All weights, float64 with shape ``(B, N)``, on every rank; for small B x N."""
+        part = self._part(x, scale, sigma, log_prior, 0.0, exclude)
+        whole = self._joined(part)
+        share = self._share(part, whole)
+        weights = x.new_zeros(len(self.points), len(x), dtype=torch.float64)
+        rows = (part.top_index >= 0).nonzero()[:, 0]
+        if self.local is not None and len(rows):
+            found = self.local.weights(
+                x[rows],
+                scale[rows],
+                sigma[rows],
+                log_prior=self._prior(log_prior, rows),
+                exclude=self._exclusion(exclude, rows),
+            )
+            weights[:, rows] = (share[rows, None] * found).T
+        weights = self.ranks.concatenate(weights).T
+        return torch.where(weights < 1e-300, 0.0, weights)  # no denormal numbers
+
+    def covariance_product(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        vectors: Tensor,
+        *,
+        log_prior: LogPrior | None = None,
+        exclude: Tensor | None = None,
+    ) -> Tensor:
+        r"""Product of the posterior covariance with one vector a query, float64 ``(B, d)``.
+
+        By the law of total covariance, with :math:`\pi_k` the weight, :math:`\mu_k` the mean and
+        :math:`C_k` the covariance of the points of rank ``k``:
+        :math:`C v = \sum_k \pi_k \big(C_k v + (\mu_k - \mu)\,(\mu_k - \mu) \cdot v\big)`.
+        """
+        part = self._part(x, scale, sigma, log_prior, 0.0, exclude)
+        whole = self._joined(part)
+        share = self._share(part, whole)
+        product = x.new_zeros(len(x), self.dim, dtype=torch.float64)
+        rows = (part.top_index >= 0).nonzero()[:, 0]
+        if self.local is not None and len(rows):
+            inner = self.local.covariance_product(
+                x[rows],
+                scale[rows],
+                sigma[rows],
+                vectors[rows],
+                log_prior=self._prior(log_prior, rows),
+                exclude=self._exclusion(exclude, rows),
+            )
+            mine = part.residual_sum[rows] / part.total[rows, None]
+            apart = mine - whole.residual_sum[rows] / whole.total[rows, None]
+            apart = apart / scale[rows, None].to(torch.float64)
+            along = (apart * vectors[rows].to(torch.float64)).sum(1, keepdim=True)
+            product[rows] = share[rows, None] * (inner + apart * along)
+        return self.ranks.sum(product)
+
+    def _part(
+        self,
+        x: Tensor,
+        scale: Tensor,
+        sigma: Tensor,
+        log_prior: LogPrior | None,
+        log_prior_bound: float,
+        exclude: Tensor | None,
+        tolerance: float = 0.0,
+        trajectory: Trajectory | None = None,
+        entropy: bool = True,
+    ) -> PartialPosterior:
+        """Sums over the points of this rank; empty for a query that none of them may answer."""
+        part = PartialPosterior.empty(len(x), self.dim, x.device)
+        rows = self._answered(len(x), log_prior, exclude, x.device)
+        if self.local is None or not len(rows):
+            return part
+        found = self.local(
+            x[rows],
+            scale[rows],
+            sigma[rows],
+            log_prior=self._prior(log_prior, rows),
+            log_prior_bound=log_prior_bound,
+            exclude=self._exclusion(exclude, rows),
+            tolerance=tolerance,
+            trajectory=trajectory if len(rows) == len(x) else None,
+            entropy=entropy,
+        )
+        found.top_index = found.top_index + self.points.start
+        part.put(rows, found)
+        return part
+
+    def _joined(self, part: PartialPosterior) -> PartialPosterior:
+        """The sums of all ranks, the same on each."""
+        # Indices below 2^53 are exact in float64.
+        small = torch.stack(
+            (
+                part.top_logit,
+                part.top_index.to(torch.float64),
+                part.logit_error,
+                part.sum_error,
+            )
+        )
+        tops, indices, logit_errors, sum_errors = torch.stack(self.ranks.gather(small)).unbind(1)
+        top = tops.amax(0)
+        index = torch.where((tops == top) & (indices >= 0), indices, math.inf).amin(0)
+        if bool((index == math.inf).any()):
+            query = int((index == math.inf).nonzero()[0])
+            raise ValueError(
+                f"no training point is left for query {query}: its condition or exclusion "
+                "removes all of them. Give training points that share the condition."
+            )
+        total, residual, entropy = part.rescaled(top)
+        sums = self.ranks.sum(torch.cat((total[:, None], entropy[:, None], residual), 1))
+        return PartialPosterior(
+            top_logit=top,
+            top_index=index.to(torch.int64),
+            total=sums[:, 0],
+            residual_sum=sums[:, 2:],
+            entropy_sum=sums[:, 1],
+            logit_error=logit_errors.amax(0),
+            sum_error=sum_errors.amax(0),
+        )
+
+    def _share(self, part: PartialPosterior, whole: PartialPosterior) -> Tensor:
+        """Weight of the points of this rank, shape ``(B,)``."""
+        return part.rescaled(whole.top_logit)[0] / whole.total
+
+    def _answered(
+        self,
+        num: int,
+        log_prior: LogPrior | None,
+        exclude: Tensor | None,
+        device: torch.device,
+    ) -> Tensor:
+        """The queries for which a point of this rank is left, as indices."""
+        queries = torch.arange(num, device=device)
+        if self.local is None or not num:
+            return queries[:0]
+        mine = self.local.log_prior > -math.inf
+        left = torch.zeros(num, dtype=torch.int64, device=device)
+        if log_prior is None:
+            left += mine.sum()
+        for start in range(0, self.local.num if log_prior is not None else 0, _BLOCK):
+            block = slice(start, min(start + _BLOCK, self.local.num))
+            for rows in queries.split(_BLOCK):
+                assert log_prior is not None
+                terms = log_prior(rows, self._whole(block))
+                left[rows] += ((terms > -math.inf) & mine[block][None]).sum(1)
+        gone = self._exclusion(exclude, queries)
+        if gone is not None:
+            inside = (gone >= 0).nonzero()[:, 0]
+            counted = mine[gone[inside]]
+            if log_prior is not None:
+                own = log_prior(inside, self._whole(gone[inside, None]))[:, 0]
+                counted = counted & (own > -math.inf)
+            left[inside] -= counted.to(torch.int64)
+        return (left > 0).nonzero()[:, 0]
+
+    def _whole(self, points: slice | Tensor) -> slice | Tensor:
+        """Points of this rank as points of the whole set."""
+        first = self.points.start
+        if isinstance(points, slice):
+            return slice(points.start + first, points.stop + first)
+        return points + first
+
+    def _prior(self, log_prior: LogPrior | None, rows: Tensor) -> LogPrior | None:
+        """The terms of the queries ``rows`` at points of this rank."""
+        if log_prior is None:
+            return None
+        return lambda queries, points: log_prior(rows[queries], self._whole(points))
+
+    def _exclusion(self, exclude: Tensor | None, rows: Tensor) -> Tensor | None:
+        """Points of this rank that the queries ``rows`` leave out; -1 for none of them."""
+        if exclude is None:
+            return None
+        here = exclude[rows] - self.points.start
+        return torch.where((here >= 0) & (here < len(self.points)), here, -1)
