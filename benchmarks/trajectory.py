@@ -82,7 +82,7 @@ def _trajectory(data: Tensor, tolerance: float, queries: int, repeats: int) -> d
         "memdiff": min(runs) / (EVALUATIONS * min(floors)),
         "set-up": max(0.0, first - min(runs)) / min(floors),
         "counted": products / sum(level.dense_products for level in levels),
-        "locked": sum(level.locked for level in levels) / (EVALUATIONS * queries),
+        "collapsed": sum(level.collapsed for level in levels) / (EVALUATIONS * queries),
         "difference": float((found.x - exact.x).abs().max()),
     }
 

@@ -339,8 +339,7 @@ class _Remembered(EmpiricalScore):
         self.memory_limit = score.memory_limit
         self.ranks = score.ranks
         self.tolerance = score.tolerance
-        self._trajectory = None
-        self.posteriors = score.posteriors
+        self.kernels = score.kernels
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None
 

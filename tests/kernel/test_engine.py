@@ -7,10 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memdiff.kernel import PartialPosterior, PosteriorEngine
-from memdiff.kernel import dense as dense_module
-from memdiff.kernel import routing as routing_module
-from memdiff.kernel import screening as screening_module
+from memdiff.kernel import PartialPosterior, PosteriorEngine, Queries
+from memdiff.kernel import points as points_module
+from memdiff.kernel.choice import Route
 
 SIGMAS = [1e-6, 1e-4, 1e-2, 0.1, 0.5, 1.0, 3.0, 10.0, 1e3]
 
@@ -61,7 +60,7 @@ def test_weights_and_residual_match_the_double_loop(case, dtype, scale):
         x = near_data(points, sigma, 7, generator, scale)
         m, s = torch.full((7,), scale).double(), torch.full((7,), sigma).double()
         weights, residual, log_total = reference(x, points, m, s)
-        part = engine(x, m, s)
+        part = engine(Queries.of(x, m, s))
         ours = part.residual_sum / part.total[:, None]
         error = (ours - residual).norm(dim=1)
         # A float32 query may coincide with a training point: the residual is exactly 0 then.
@@ -86,7 +85,7 @@ def test_per_query_noise_takes_mixed_routes():
         ]
     )
     _, residual, _ = reference(x, points, scale, sigma)
-    part = PosteriorEngine(points)(x, scale, sigma)
+    part = PosteriorEngine(points)(Queries.of(x, scale, sigma))
     ours = part.residual_sum / part.total[:, None]
     assert ((ours - residual).norm(dim=1) / residual.norm(dim=1)).max() < 1e-5
 
@@ -97,7 +96,7 @@ def test_extreme_queries_stay_finite():
     x = torch.full((3, 8), 1e4)
     sigma = torch.tensor([1e-6, 1.0, 1e3]).double()
     scale = torch.ones(3, dtype=torch.float64)
-    part = PosteriorEngine(points)(x, scale, sigma)
+    part = PosteriorEngine(points)(Queries.of(x, scale, sigma))
     nearest = (points.double() - x[0].double()).norm(dim=1).argmin()
     assert part.top_index[0] == nearest
     for value in (part.total, part.residual_sum, part.entropy_sum, part.top_logit):
@@ -108,29 +107,67 @@ def test_at_zero_noise_the_nearest_points_share_the_weight():
     points = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 5.0]], dtype=torch.float64)
     x = torch.tensor([[0.0, 0.3], [0.2, 0.3]], dtype=torch.float64)
     one, zero = torch.ones(2), torch.zeros(2)
-    part = PosteriorEngine(points)(x, one, zero)
+    part = PosteriorEngine(points)(Queries.of(x, one, zero))
     mean = x + part.residual_sum / part.total[:, None]
     torch.testing.assert_close(mean, torch.tensor([[0.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("sigma", [1e-3, 0.3, 2.0, 30.0])
-def test_blocks_chunks_and_order_do_not_matter(monkeypatch, dtype, sigma):
+def test_blocks_chunks_and_order_do_not_matter(dtype, sigma):
     """Catches block boundaries, index offsets and running maxima that depend on order."""
     generator = torch.Generator().manual_seed(3)
     points = torch.randn(1500, 24, generator=generator).to(dtype)
     x = near_data(points, sigma, 11, generator)
     scale, s = torch.ones(11).double(), torch.full((11,), sigma).double()
-    whole = PosteriorEngine(points)(x, scale, s)
+    whole = PosteriorEngine(points)(Queries.of(x, scale, s))
     order = torch.randperm(1500, generator=generator)
-    for module in (dense_module, routing_module, screening_module):
-        monkeypatch.setattr(module, "BLOCK", 97)
-    small = PosteriorEngine(points[order], memory_limit=2**16)(x, scale, s)
+    small = PosteriorEngine(points[order], memory_limit=2**16, block=97)(Queries.of(x, scale, s))
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     torch.testing.assert_close(order[small.top_index], whole.top_index)
     for name in ("total", "residual_sum", "top_logit", "entropy_sum"):
         theirs, ours = getattr(whole, name), getattr(small, name)
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * 10)
+
+
+# Where each route is accurate; the screens everywhere.
+LEVELS = {
+    Route.FLOAT32: [5.0, 30.0],
+    Route.LONG_CHUNKS: [5.0, 30.0],
+    Route.SHORT_CHUNKS: [5.0, 30.0],
+    Route.MIXED: [2.0, 30.0],
+    Route.FLOAT64: [0.3, 30.0],
+    Route.DIFFERENCES: [1e-3, 1.0, 30.0],
+    Route.SCREEN: [1e-3, 1.0, 30.0],
+    Route.INTEGER_SCREEN: [1e-3, 1.0, 30.0],
+}
+
+
+@pytest.mark.parametrize("block", [97, 640, 2048])
+@pytest.mark.parametrize("route", list(Route), ids=lambda route: route.name)
+def test_every_route_meets_the_accuracy_contract_at_any_block(monkeypatch, route, block):
+    """Rule 2 of the design: 1e-5 of score and weights for float32 points, against the loop."""
+    monkeypatch.setattr(points_module, "integers_pay", lambda dim, device: True)
+    generator = torch.Generator().manual_seed(8)
+    points = torch.rand(1500, 300, generator=generator) * 2 - 1
+    points[700:710] = points[:10]
+    engine = PosteriorEngine(points, memory_limit=2**20, block=block)
+    exclude = torch.arange(9) - 1
+    for sigma in LEVELS[route]:
+        x = near_data(points, sigma, 9, generator)
+        scale, s = torch.ones(9).double(), torch.full((9,), sigma).double()
+        queries = Queries.of(x, scale, s, exclude=exclude).under(engine.log_prior)
+        log_prior = torch.full((9, 1500), -math.log(1500)).double()
+        log_prior[torch.arange(1, 9), exclude[1:]] = -math.inf
+        weights, residual, log_total = reference(x, points, scale, s, log_prior)
+        part = engine.by(route, queries)
+        error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+        assert (error <= 1e-5 * residual.norm(dim=1)).all(), (sigma, error)
+        assert (1 / part.total / weights.amax(1) - 1).abs().max() < 1e-5
+        assert (part.top_logit + part.total.log() - log_total).abs().max() < 1e-5
+        entropy = part.total.log() - part.entropy_sum / part.total
+        expected = -torch.special.xlogy(weights, weights).sum(1)
+        torch.testing.assert_close(entropy, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_shards_merge_to_the_whole():
@@ -140,10 +177,10 @@ def test_shards_merge_to_the_whole():
     prior = torch.rand(900, generator=generator, dtype=torch.float64).log()
     x = torch.randn(5, 12, generator=generator, dtype=torch.float64)
     scale, sigma = torch.ones(5), torch.full((5,), 0.7)
-    whole = PosteriorEngine(points, prior)(x, scale, sigma)
+    whole = PosteriorEngine(points, prior)(Queries.of(x, scale, sigma))
     parts = []
     for start, stop in [(0, 1), (1, 400), (400, 777), (777, 900)]:
-        part = PosteriorEngine(points[start:stop], prior[start:stop])(x, scale, sigma)
+        part = PosteriorEngine(points[start:stop], prior[start:stop])(Queries.of(x, scale, sigma))
         part.top_index += start
         parts.append(part)
     empty = PartialPosterior.empty(5, 12, points.device)
@@ -163,10 +200,10 @@ def test_excluding_a_point_equals_deleting_it(num, sigma):
     index = torch.tensor([0, num // 2, num - 1, -1])
     x = points[index] + sigma * torch.randn(4, 20, generator=generator)
     scale, s = torch.ones(4), torch.full((4,), sigma)
-    part = PosteriorEngine(points)(x, scale, s, exclude=index)
+    part = PosteriorEngine(points)(Queries.of(x, scale, s, exclude=index))
     for i, left_out in enumerate(index.tolist()):
         kept = [n for n in range(num) if n != left_out]
-        alone = PosteriorEngine(points[kept])(x[i : i + 1], scale[:1], s[:1])
+        alone = PosteriorEngine(points[kept])(Queries.of(x[i : i + 1], scale[:1], s[:1]))
         ours = part.residual_sum[i] / part.total[i]
         theirs = alone.residual_sum[0] / alone.total[0]
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6 * sigma)
@@ -176,7 +213,8 @@ def test_excluding_a_point_equals_deleting_it(num, sigma):
 def test_removing_every_point_is_an_error():
     engine = PosteriorEngine(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="no training point is left"):
-        engine(torch.zeros(1, 3), torch.ones(1), torch.ones(1), exclude=torch.tensor([0]))
+        one = torch.ones(1)
+        engine(Queries.of(torch.zeros(1, 3), one, one, exclude=torch.tensor([0])))
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.8, 4.0])
@@ -187,7 +225,7 @@ def test_covariance_product_is_the_weighted_covariance(sigma):
     vectors = torch.randn(6, 9, generator=generator, dtype=torch.float64)
     scale, s = torch.full((6,), 0.8).double(), torch.full((6,), sigma).double()
     weights, _, _ = reference(x, points, scale, s)
-    product = PosteriorEngine(points).covariance_product(x, scale, s, vectors)
+    product = PosteriorEngine(points).covariance_product(Queries.of(x, scale, s), vectors)
     for i in range(6):
         covariance = torch.cov(points.T, aweights=weights[i], correction=0)
         torch.testing.assert_close(product[i], covariance @ vectors[i], rtol=1e-9, atol=1e-12)
@@ -211,13 +249,13 @@ def test_no_weight_is_denormal(sigma, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, recording(getattr(torch.Tensor, name)))
     ones, s = torch.ones(4), torch.full((4,), sigma)
     engine = PosteriorEngine(points)
-    engine(points[:4], ones, s)
+    engine(Queries.of(points[:4], ones, s))
     monkeypatch.undo()
     assert seen
     for values in seen:
         smallest = torch.finfo(values.dtype).tiny
         assert not bool(((values != 0) & (values.abs() < smallest)).any())
-    weights = engine.weights(points[:4], ones, s)
+    weights = engine.weights(Queries.of(points[:4], ones, s))
     assert not bool(((weights != 0) & (weights < torch.finfo(torch.float64).tiny)).any())
 
 
@@ -239,7 +277,7 @@ def test_error_bound_holds(seed, num, dim, log_sigma, offset, double):
     x = near_data(points, sigma, 3, generator)
     scale, s = torch.ones(3).double(), torch.full((3,), sigma).double()
     engine = PosteriorEngine(points)
-    part = engine(x, scale, s)
+    part = engine(Queries.of(x, scale, s))
     _, residual, _ = reference(x, points, scale, s)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
     spread = 2 * engine.radius * (1 - 1 / part.total).clamp_min(0) * (2 * part.logit_error).expm1()

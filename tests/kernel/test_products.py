@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from memdiff.kernel import PosteriorEngine, products
+from memdiff.kernel import PosteriorEngine, Queries, products
 
 CPU = torch.device("cpu")
 
@@ -115,7 +115,7 @@ def test_paths_differ_by_rounding(monkeypatch, sigma):
     answers = []
     for name in products.available_paths():
         monkeypatch.setenv("MEMDIFF_GEMM", name)
-        part = PosteriorEngine(points)(x, ones, level)
+        part = PosteriorEngine(points)(Queries.of(x, ones, level))
         answers.append(part.residual_sum / part.total[:, None])
     for answer in answers[1:]:
         torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=1e-5 * sigma)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from memdiff.kernel import PosteriorEngine
+from memdiff.kernel import PosteriorEngine, Queries
+from memdiff.kernel import choice as choice_module
 from memdiff.kernel import dense as dense_module
-from memdiff.kernel import routing as routing_module
-from memdiff.kernel.dense import dense
-from memdiff.kernel.online import OnlineSums
-from memdiff.kernel.prior import Prior
-from memdiff.kernel.routing import Routes
+from memdiff.kernel import engine as engine_module
+from memdiff.kernel.choice import Route
+from memdiff.kernel.dense import Precision, dense
+from memdiff.kernel.softmax import RunningSoftmax
 
 
 def cube(num, dim, sigma, queries=16, seed=0):
@@ -20,7 +20,7 @@ def cube(num, dim, sigma, queries=16, seed=0):
 
 
 def exact(points, x, scale, sigma):
-    part = PosteriorEngine(points.double())(x, scale, sigma)
+    part = PosteriorEngine(points.double())(Queries.of(x, scale, sigma))
     return part.residual_sum / part.total[:, None], part
 
 
@@ -31,26 +31,39 @@ def test_images_at_large_noise_take_one_float32_pass(monkeypatch, sigma):
     seen = []
 
     def recording(*arguments, **keywords):
-        seen.append(arguments[5])
+        seen.append(arguments[2])
         return dense(*arguments, **keywords)
 
-    monkeypatch.setattr(routing_module, "dense", recording)
-    part = PosteriorEngine(points)(x, scale, level)
-    assert seen == [torch.float32]
+    monkeypatch.setattr(engine_module, "dense", recording)
+    part = PosteriorEngine(points)(Queries.of(x, scale, level))
+    assert seen == [Precision(*3 * (torch.float32,))]
     residual, truth = exact(points, x, scale, level)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
     assert (error <= 1e-5 * residual.norm(dim=1)).all()
     assert ((part.total / truth.total).log().abs() <= 1e-5).all()
 
 
-def test_a_careful_product_agrees():
+@pytest.mark.parametrize("sigma", [2.5, 5.0])
+def test_images_at_middle_noise_take_chunks_of_float32(monkeypatch, sigma):
+    """Where one float32 product is too rough: logits to 8e-6 without a product in float64."""
+    points, x, scale, level = cube(4000, 784, sigma)
+    engine, queries = PosteriorEngine(points), Queries.of(x, scale, level)
+    taken = choice_module.choose(engine.points, queries.under(engine.log_prior), 0.0)
+    assert set(taken.tolist()) <= {Route.FLOAT32, Route.LONG_CHUNKS, Route.SHORT_CHUNKS}
+    residual, truth = exact(points, x, scale, level)
+    part = engine(queries)
+    assert ((part.total / truth.total).log().abs() <= 1e-5).all()
+    error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
+    assert (error <= 1e-5 * residual.norm(dim=1)).all()
+
+
+def test_chunks_agree():
     """Long inner products in parts; catches parts that are lost and a bias added twice."""
     points, x, scale, level = cube(4000, 3072, 10.0)
-    engine, single = PosteriorEngine(points), torch.float32
-    prior = Prior(engine.log_prior, None, None, torch.arange(len(x)))
-    queries = (x.double(), scale.double(), level.double())
+    engine = PosteriorEngine(points)
     residual, truth = exact(points, x, scale, level)
-    part = dense(engine.points, *queries, prior, single, single, single, careful=True)
+    queries = Queries.of(x, scale, level).under(engine.log_prior)
+    part = engine.by(Route.LONG_CHUNKS, queries)
     assert ((part.total / truth.total).log().abs() <= 1e-5).all()
     assert ((part.top_logit - truth.top_logit).abs() <= 1e-5).all()
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
@@ -62,11 +75,11 @@ def test_an_optimistic_measurement_is_found_out(monkeypatch, num, dim, sigma):
     """Float32 is taken where it must not be: the check at the top points gives it back."""
     points, x, scale, level = cube(num, dim, sigma)
     monkeypatch.setattr(
-        routing_module, "measured_error", lambda points, x, *_, **__: torch.zeros(len(x)).double()
+        choice_module, "measured_error", lambda points, x, *_: torch.zeros(len(x)).double()
     )
-    monkeypatch.setattr(routing_module, "_LEAST_ERROR", 0.0)
-    monkeypatch.setattr(routing_module, "_CHECKED_TOLERANCE", 1e-9)
-    part = PosteriorEngine(points)(x, scale, level)
+    monkeypatch.setattr(choice_module, "_LEAST_ERROR", 0.0)
+    monkeypatch.setattr(choice_module, "_CHECKED_ERROR", 1e-9)
+    part = PosteriorEngine(points)(Queries.of(x, scale, level))
     residual, _ = exact(points, x, scale, level)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
     assert (error <= 1e-6 * residual.norm(dim=1)).all()
@@ -80,9 +93,8 @@ def test_float64_sums_keep_their_digits_far_from_the_centre():
     x = points[:1400:100].clone()
     arguments = (x.double(), torch.ones(14).double(), torch.full((14,), 0.02).double())
     engine = PosteriorEngine(points)
-    prior = Prior(engine.log_prior, None, None, torch.arange(14))
-    double, single = torch.float64, torch.float32
-    part = dense(engine.points, *arguments, prior, double, single, double)
+    queries = Queries.of(*arguments).under(engine.log_prior)
+    part = dense(engine.points, queries, Precision(torch.float64, torch.float32, torch.float64))
     residual, _ = exact(points, *arguments)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
     assert error.max() < 1e-7
@@ -97,9 +109,9 @@ def test_the_shift_is_renewed_before_weights_overflow(num):
     x, scale = torch.ones(2, 9).double(), torch.ones(2).double()
     level = torch.tensor([1.0, 3.0]).double()
     engine = PosteriorEngine(points)
-    prior = Prior(engine.log_prior, None, None, torch.arange(2))
-    part = dense(engine.points, x, scale, level, prior, *3 * (torch.float64,))
-    weights = engine.weights(x, scale, level)
+    queries = Queries.of(x, scale, level).under(engine.log_prior)
+    part = dense(engine.points, queries, Precision(*3 * (torch.float64,)))
+    weights = engine.weights(Queries.of(x, scale, level))
     torch.testing.assert_close(1 / part.total, weights.amax(1), rtol=1e-11, atol=0)
     torch.testing.assert_close(part.top_index, weights.argmax(1))
     entropy = part.total.log() - part.entropy_sum / part.total
@@ -112,14 +124,19 @@ def test_duplicates_name_the_first_point():
     block = torch.randn(700, 8, generator=torch.Generator().manual_seed(3))
     points = block.repeat(6, 1)
     for sigma in (0.01, 30.0):
-        part = PosteriorEngine(points)(block[:9], torch.ones(9), torch.full((9,), sigma))
+        part = PosteriorEngine(points)(
+            Queries.of(block[:9], torch.ones(9), torch.full((9,), sigma))
+        )
         assert (part.top_index < 700).all()
 
 
 def test_without_entropy_all_else_is_the_same():
     points, x, scale, level = cube(3000, 40, 5.0)
     engine = PosteriorEngine(points)
-    whole, less = engine(x, scale, level), engine(x, scale, level, entropy=False)
+    whole, less = (
+        engine(Queries.of(x, scale, level)),
+        engine(Queries.of(x, scale, level), entropy=False),
+    )
     for name in ("top_logit", "top_index", "total", "residual_sum"):
         assert torch.equal(getattr(whole, name), getattr(less, name))
     assert torch.isnan(less.entropy_sum).all()
@@ -139,10 +156,8 @@ def test_dense_weights_are_never_denormal(monkeypatch, sigma, logits):
 
     monkeypatch.setattr(torch, "exp2", recording)
     engine = PosteriorEngine(points)
-    prior = Prior(engine.log_prior, None, None, torch.arange(len(x)))
-    single = torch.float32
-    arguments = (x.double(), scale.double(), level.double())
-    dense(engine.points, *arguments, prior, logits, single, single)
+    queries, single = Queries.of(x, scale, level).under(engine.log_prior), torch.float32
+    dense(engine.points, queries, Precision(logits, single, single))
     assert seen
     for values in seen:
         assert (values >= torch.finfo(single).tiny).all()
@@ -154,19 +169,21 @@ def test_many_points_are_summed_only_where_many_matter(monkeypatch):
     engine, one = PosteriorEngine(points), torch.ones(4).double()
     taken = []
     monkeypatch.setattr(
-        Routes, "_is_accurate", lambda self, x, *_: torch.ones(len(x), dtype=torch.bool)
+        engine_module,
+        "choose",
+        lambda points, queries, _: torch.full((len(queries),), int(Route.FLOAT32)),
     )
-    for name in ("dense", "screened"):
-        route = getattr(routing_module, name)
+    for name in ("dense", "sum_pairs"):
+        route = getattr(engine_module, name)
 
         def recorded(*arguments, name=name, route=route, **options):
             taken.append(name)
             return route(*arguments, **options)
 
-        monkeypatch.setattr(routing_module, name, recorded)
-    for sigma, expected in ((0.01, "screened"), (30.0, "dense")):
+        monkeypatch.setattr(engine_module, name, recorded)
+    for sigma, expected in ((0.01, "sum_pairs"), (30.0, "dense")):
         taken.clear()
-        engine(points[:4].double() + 0.005, one, one * sigma)
+        engine(Queries.of(points[:4].double() + 0.005, one, one * sigma))
         assert taken == [expected]
 
 
@@ -177,12 +194,11 @@ def test_tiles_of_queries_give_the_answer_of_one(monkeypatch, levels, excluding)
     points, x, scale, _ = cube(5000, 12, 1.0, queries=50)
     sigma = torch.tensor(levels).repeat(50)[:50]
     exclude = torch.arange(50) if excluding else None
-    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
     log_prior = torch.rand(5000, generator=torch.Generator().manual_seed(1)).double()
     engine = PosteriorEngine(points.double(), log_prior)
-    whole = engine(x, scale, sigma, exclude=exclude)
+    whole = engine(Queries.of(x, scale, sigma, exclude=exclude))
     monkeypatch.setattr(dense_module, "_TILE_BYTES", 8 * 2048 * 7)  # seven queries
-    tiled = engine(x, scale, sigma, exclude=exclude)
+    tiled = engine(Queries.of(x, scale, sigma, exclude=exclude))
     assert torch.equal(tiled.top_index, whole.top_index)
     for name in ("top_logit", "total", "residual_sum", "entropy_sum"):
         ours, theirs = getattr(tiled, name), getattr(whole, name)
@@ -191,12 +207,11 @@ def test_tiles_of_queries_give_the_answer_of_one(monkeypatch, levels, excluding)
 
 @pytest.mark.parametrize("unit", [1e-15, 1.0, 1e15])
 @pytest.mark.parametrize("sigma", [2.0, 8.0, 60.0])
-def test_moderate_logits_take_no_shift_in_any_unit(monkeypatch, unit, sigma):
+def test_moderate_logits_take_no_shift_in_any_unit(unit, sigma):
     """Weights times points must stay normal numbers of float32 also without a shift."""
     points, x, scale, level = cube(5000, 100, sigma)
-    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
     arguments = (x * unit, scale, level * unit)
-    part = PosteriorEngine(points * unit)(*arguments)
+    part = PosteriorEngine(points * unit)(Queries.of(*arguments))
     residual, truth = exact(points * unit, *arguments)
     assert ((part.total / truth.total).log().abs() <= 1e-5).all()
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
@@ -204,7 +219,7 @@ def test_moderate_logits_take_no_shift_in_any_unit(monkeypatch, unit, sigma):
     assert ((part.entropy_sum - truth.entropy_sum).abs() <= 1e-4 * truth.total).all()
 
 
-def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
+def test_largest_moderate_logits_in_a_large_unit():
     """A query far out on a line through two clusters: its logits reach their bound."""
     generator = torch.Generator().manual_seed(3)
     points = 1e-3 * torch.randn(5000, 4, generator=generator)
@@ -212,10 +227,8 @@ def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
     unit = 2.0**45
     x, one = torch.tensor([[58.0, 0.0, 0.0, 0.0]]) * unit, torch.ones(1)
     arguments = (x, one, one * unit)
-    monkeypatch.setattr(routing_module, "_DIRECT_COORDINATES", 0)
-    prior = Prior(torch.zeros(5000).double(), None, None, torch.arange(1))
-    queries = tuple(value.double() for value in arguments)
-    part = dense(PosteriorEngine(points * unit).points, *queries, prior, *3 * (torch.float32,))
+    queries = Queries.of(*arguments).under(torch.zeros(5000).double())
+    part = dense(PosteriorEngine(points * unit).points, queries, Precision(*3 * (torch.float32,)))
     residual, _ = exact(points * unit, *arguments)
     error = (part.residual_sum / part.total[:, None] - residual).norm(dim=1)
     assert (error <= 1e-4 * residual.norm(dim=1)).all()
@@ -224,7 +237,7 @@ def test_largest_moderate_logits_in_a_large_unit(monkeypatch):
 def test_moderate_logits_are_not_shifted(monkeypatch):
     """The renewal of a shift is not reached where it would change nothing."""
     points, x, scale, level = cube(5000, 100, 60.0)
-    monkeypatch.setattr(OnlineSums, "_renew_shift", lambda self: pytest.fail("shifted"))
-    PosteriorEngine(points)(x, scale, level)
+    monkeypatch.setattr(RunningSoftmax, "_renew_shift", lambda self: pytest.fail("shifted"))
+    PosteriorEngine(points)(Queries.of(x, scale, level))
     with pytest.raises(pytest.fail.Exception, match="shifted"):
-        PosteriorEngine(points)(x, scale, level, exclude=torch.arange(len(x)))
+        PosteriorEngine(points)(Queries.of(x, scale, level, exclude=torch.arange(len(x))))

@@ -9,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from memdiff.kernel.rounding import SquareBound
+from memdiff.kernel.screen import Candidates, FloatProduct, IntegerProduct
 from memdiff.neighbors import Rows, nearest, nearest_distinct, self_nearest
 from memdiff.neighbors import search as search_module
-from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates
-from memdiff.neighbors.integer_screen import IntegerProduct
-from memdiff.neighbors.screen import ErrorBound, FloatProduct
 from memdiff.neighbors.search import Search
 
 
@@ -306,9 +305,9 @@ def test_cosine_of_huge_and_tiny_vectors(generator):
 @pytest.mark.parametrize("amount", [1e3, 3e4])
 def test_any_error_within_the_bound_is_harmless(generator, monkeypatch, k, amount):
     """The proof in practice: an adversary moves every score to the edge of an inflated bound."""
-    coefficients = ErrorBound.coefficients
+    coefficients = SquareBound.coefficients
     monkeypatch.setattr(
-        ErrorBound, "coefficients", lambda self: [amount * c for c in coefficients(self)]
+        SquareBound, "coefficients", lambda self: [amount * c for c in coefficients(self)]
     )
 
     scores = FloatProduct.scores

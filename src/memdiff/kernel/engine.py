@@ -1,29 +1,38 @@
-"""The engine: routes through the training points, chosen by accuracy and cost."""
+"""The posterior over training points: picks a route for each query, and answers by it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from memdiff.kernel.certified import CertifiedPosterior
-from memdiff.kernel.direct import exact_logits
-from memdiff.kernel.locking import Trajectory
-from memdiff.kernel.partial import PartialPosterior
-from memdiff.kernel.points import Points, TensorPoints, blocks
-from memdiff.kernel.prior import LogPrior, Prior
+from memdiff.kernel.choice import MEASURED, Route, choose, exact_route, is_wrong, precision
+from memdiff.kernel.dense import dense
+from memdiff.kernel.differences import exact_logits, sum_all, sum_pairs
+from memdiff.kernel.points import MemoryPoints, Points, blocks
 from memdiff.kernel.products import BLOCK
-from memdiff.kernel.routing import Routes
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.screen import FloatProduct, IntegerProduct, weight_candidates
+from memdiff.kernel.softmax import PartialPosterior
+from memdiff.kernel.trajectories import Trajectory, TruncatedPosterior
 
-__all__ = ["PosteriorEngine"]
+__all__ = ["PosteriorEngine", "refuse_empty"]
 
-# Below these sizes a tolerance saves nothing.
-_PRUNED_POINTS, _PRUNED_DIMENSIONS = 2048, 64
-# Beyond this radius, or below its inverse, no tolerance is made use of.
-_PRUNED_RADIUS = 1e12
+# Below this many coordinates the other routes cost more than they save.
+_FEW_COORDINATES = 4096
+# A gathered float64 distance costs about this many dot products of the screening matrix product,
+# and this many coordinates of them (table `posterior`, small sigma).
+_GATHER_COST, _GATHER_COORDINATES = 100, 8000
+# From so many points on, a screen of floats pays also where all points could be summed in
+# float32; one of integers, which costs a quarter, from so many on (table `scaling`, against N).
+_MANY_POINTS, _INTEGER_POINTS = 16 * BLOCK, 2 * BLOCK
+# So many radii from the centre squares may leave float32, and no point stands out.
+_REACH = 1e9
+# Below these sizes a tolerance saves nothing (table `trajectory`, 6,000 points).
+_TRUNCATED_POINTS, _TRUNCATED_DIMENSIONS = 2048, 64
+# Beyond this radius, or below its inverse, squares of the split bound may leave float32.
+_TRUNCATED_RADIUS = 1e12
 # From this dimension on the screen of the split bound costs less than that of integers.
 _SPLIT_DIMENSION = 1024
 
@@ -36,11 +45,11 @@ class PosteriorEngine:
         log_prior: :math:`\log \pi_n` with shape ``(N,)``; None for ``-log N``.
         memory_limit: Bound in bytes of temporary memory. Of points in memory the engine keeps a
             centred copy besides and, where screens of 8-bit integers pay, one in these.
+        block: Points that a product takes at a time.
 
     Attributes:
         points: What the routes read.
-        routes: The routes through all points.
-        dropped_mass: Mass that their screens may leave out.
+        dropped_mass: Mass that a screen may leave out: less than rounding.
     """
 
     def __init__(
@@ -49,23 +58,20 @@ class PosteriorEngine:
         log_prior: Tensor | None = None,
         *,
         memory_limit: int = 2**26,
+        block: int = BLOCK,
     ) -> None:
-        self.points = TensorPoints(points, memory_limit) if isinstance(points, Tensor) else points
+        self.points = MemoryPoints(points, memory_limit) if isinstance(points, Tensor) else points
         self.dtype, self.num, self.dim = self.points.dtype, self.points.num, self.points.dim
-        self.memory_limit = memory_limit
-        uniform = torch.full(
-            (self.num,), -math.log(self.num), dtype=torch.float64, device=self.points.device
-        )
-        self.log_prior = uniform if log_prior is None else log_prior.to(torch.float64)
-        self.routes = Routes(self.points, self.log_prior, memory_limit)
-        self.dropped_mass = self.routes.dropped_mass
+        self.memory_limit, self.block = memory_limit, block
+        if log_prior is None:
+            log_prior = self.points.half_norm.new_full((self.num,), -math.log(self.num))
+        self.log_prior = log_prior.to(torch.float64)
+        self.dropped_mass = 1e-9 if self.dtype == torch.float32 else 1e-16
         # Where there is enough to save, what a tolerance lets be left out.
-        self._certified: CertifiedPosterior | None = None
-        enough = self.num >= _PRUNED_POINTS and self.dim >= _PRUNED_DIMENSIONS
-        # The screen is of squares in float32, with rounding bounds of normal numbers.
-        if enough and 1.0 / _PRUNED_RADIUS <= self.radius <= _PRUNED_RADIUS:
-            arguments = (self.points, self.log_prior, _coordinate_route, memory_limit)
-            self._certified = CertifiedPosterior(*arguments)
+        self._truncated: TruncatedPosterior | None = None
+        enough = self.num >= _TRUNCATED_POINTS and self.dim >= _TRUNCATED_DIMENSIONS
+        if enough and 1.0 / _TRUNCATED_RADIUS <= self.radius <= _TRUNCATED_RADIUS:
+            self._truncated = TruncatedPosterior(self, PosteriorEngine)
 
     @property
     def radius(self) -> float:
@@ -74,32 +80,16 @@ class PosteriorEngine:
 
     def __call__(
         self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
+        queries: Queries,
         *,
-        log_prior: LogPrior | None = None,
-        log_prior_bound: float = 0.0,
-        exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
         entropy: bool = True,
     ) -> PartialPosterior:
-        r"""Sums over all points.
+        """Sums over all points.
 
         Args:
-            x: Queries with shape ``(B, d)``; used in float64 whatever their dtype.
-            scale: :math:`m`, shape ``(B,)``, positive.
-            sigma: :math:`\sigma`, shape ``(B,)``, non-negative. At 0 the weights are the limit:
-                uniform over the nearest points.
-            log_prior: Terms added to the logits (conditions), as a function of the indices of
-                some queries, shape ``(B',)``, and of some points: a slice of length ``K``, or
-                indices with shape ``(B', K)``. It returns shape ``(B', K)``; ``-inf`` leaves a
-                point out.
-            log_prior_bound: Largest finite magnitude of those terms; it enters the bound of
-                rounding errors.
-            exclude: Index of a point to leave out for each query, int64, shape ``(B,)``; -1 for
-                none.
+            queries: The queries.
             tolerance: Mass that may be left out, relative to that kept; ``sum_error`` includes
                 it. 0 leaves nothing out.
             trajectory: What is remembered of a batch of queries that moves; used with a tolerance.
@@ -111,128 +101,179 @@ class PosteriorEngine:
         Raises:
             ValueError: If no point is left for a query.
         """
-        x, scale, sigma = _double(x, scale, sigma)
-        result = PartialPosterior.empty(len(x), self.dim, x.device)
-        certified = self._certified if tolerance > 0.0 else None
-        everything = partial(self.routes, tolerance=tolerance, entropy=entropy)
+        queries = queries.under(self.log_prior)
+        result = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
+        truncated = self._truncated if tolerance > 0.0 else None
         members = None
-        if certified is not None and trajectory is not None:
-            members = trajectory.members(len(x), self.dim, x.device)
-        for rows in self._query_chunks(len(x)):
-            prior = Prior(self.log_prior, log_prior, exclude, rows, log_prior_bound)
-            arguments = (x[rows], scale[rows], sigma[rows], prior)
-            if certified is None:
-                part = everything(*arguments)
-            elif members is None:
-                part = self._alone(certified, *arguments, tolerance, entropy)
+        if truncated is not None and trajectory is not None:
+            members = trajectory.members(len(queries), self.dim, queries.x.device)
+        for rows in self._chunks(queries):
+            some = queries.take(rows)
+            if truncated is None:
+                part = self.everything(some, tolerance, entropy)
+            elif members is None or trajectory is None:
+                part = self._alone(truncated, some, tolerance, entropy)
             else:
-                some = members[rows]
-                moving = (trajectory, some)
-                part = certified(everything, *arguments, tolerance, *moving, entropy=entropy)
+                part = truncated(some, tolerance, entropy, trajectory, members[rows])
             result.put(rows, part)
-        if bool((result.top_index < 0).any()):
-            query = int((result.top_index < 0).nonzero()[0])
-            raise ValueError(
-                f"no training point is left for query {query}: its condition or exclusion "
-                "removes all of them. Give training points that share the condition."
-            )
+        refuse_empty(result.top_index < 0)
         return result
 
-    def weights(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
+    def everything(
+        self, queries: Queries, tolerance: float, entropy: bool, *, integers: bool = True
+    ) -> PartialPosterior:
+        """Sums over all points, each query by the cheapest route that is accurate enough.
+
+        Args:
+            queries: The queries, under the prior of these points.
+            tolerance: Relative error of a weight that rounding may make.
+            entropy: Whether the entropy is asked for.
+            integers: Whether to try a screen of integers.
+        """
+        if self.num * self.dim <= _FEW_COORDINATES:
+            return self.by(Route.DIFFERENCES, queries)
+        left = torch.arange(len(queries), device=queries.x.device)
+        result = PartialPosterior.empty(len(queries), self.dim, left.device)
+        if integers and self.has_integers:
+            left = self._screened(Route.INTEGER_SCREEN, queries, left, result)
+        routes = left.new_full((len(queries),), -1)
+        if len(left):
+            routes[left] = choose(self.points, queries.take(left), tolerance)
+            sharp = left if self.num >= _MANY_POINTS else left[routes[left] > max(MEASURED)]
+            # Of many points a screen needs one product where all of them need two.
+            lost = self._screened(Route.SCREEN, queries, sharp, result)
+            routes[sharp[~torch.isin(sharp, lost)]] = -1
+        for route in list(Route)[: Route.SCREEN]:
+            rows = (routes == int(route)).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            some = queries.take(rows)
+            part = self.by(route, some, entropy)
+            if self.dtype == torch.float32 and route in (*MEASURED, Route.MIXED):
+                wrong = is_wrong(self.points, some, part, tolerance)
+                # Later turns of this loop answer these queries anew.
+                routes[rows[wrong]] = exact_route(self.points, some)[wrong]
+            result.put(rows, part)
+        return result
+
+    def by(self, route: Route, queries: Queries, entropy: bool = True) -> PartialPosterior:
+        """Sums by one route, whether it is accurate for these queries or not.
+
+        Args:
+            route: The route; a screen keeps as many points as it needs.
+            queries: The queries, under the prior of these points.
+            entropy: Whether the entropy is asked for.
+        """
+        if route == Route.DIFFERENCES:
+            return sum_all(self.points, queries, self.memory_limit)
+        if route in (Route.SCREEN, Route.INTEGER_SCREEN):
+            return self._by_screen(route, queries, math.inf)[0]
+        how = precision(route, self.points)
+        return dense(self.points, queries, how, entropy=entropy, block=self.block)
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether a screen of integers is worth a try."""
+        return self.num >= _INTEGER_POINTS and self.points.integers() is not None
+
+    def weights(self, queries: Queries) -> Tensor:
         """All weights, float64 with shape ``(B, N)``, from direct differences; for small B x N."""
-        x, scale, sigma = _double(x, scale, sigma)
-        logits = x.new_empty(len(x), self.num)
-        for rows in self._query_chunks(len(x)):
-            prior = Prior(self.log_prior, log_prior, exclude, rows)
-            for block in blocks(self.num, BLOCK):
-                arguments = (x[rows], scale[rows], sigma[rows], prior, block)
-                logits[rows, block] = exact_logits(self.points, *arguments, self.memory_limit)
+        queries = queries.under(self.log_prior)
+        logits = queries.x.new_empty(len(queries), self.num)
+        for rows in self._chunks(queries):
+            for block in blocks(self.num, self.block):
+                found = exact_logits(self.points, queries.take(rows), block, self.memory_limit)
+                logits[rows, block] = found
         weights = logits.softmax(1)
         return torch.where(weights < 1e-300, 0.0, weights)  # no denormal numbers
 
-    def covariance_product(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        vectors: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
-        r"""Product :math:`\mathrm{Cov}_w v` of the posterior covariance with one vector a query.
+    def covariance_product(self, queries: Queries, vectors: Tensor) -> Tensor:
+        r"""Product :math:`\mathrm{Cov}_w v` of the posterior covariance with a vector per query.
 
         Args:
-            x: Queries, ``(B, d)``; further arguments as in :meth:`__call__`.
-            scale: :math:`m`, shape ``(B,)``.
-            sigma: :math:`\sigma`, shape ``(B,)``.
+            queries: The queries.
             vectors: :math:`v`, shape ``(B, d)``.
-            log_prior: As in :meth:`__call__`.
-            exclude: As in :meth:`__call__`.
 
         Returns:
             float64 tensor with shape ``(B, d)``.
         """
-        sums = self(x, scale, sigma, log_prior=log_prior, exclude=exclude)
-        x, scale, sigma = _double(x, scale, sigma)
-        mean = (x + sums.residual_sum / sums.total[:, None]) / scale[:, None] - self.points.centre
+        sums = self(queries)
+        queries = queries.under(self.log_prior)
+        mean = (queries.x + sums.residual_sum / sums.total[:, None]) / queries.scale[:, None]
+        mean = mean - self.points.centre
         product = torch.zeros_like(mean)
-        for rows in self._query_chunks(len(x)):
-            prior = Prior(self.log_prior, log_prior, exclude, rows)
+        for rows in self._chunks(queries):
             along_mean = (mean[rows] * vectors[rows]).sum(1, keepdim=True)
-            for block in blocks(self.num, BLOCK):
-                arguments = (x[rows], scale[rows], sigma[rows], prior, block)
-                logits = exact_logits(self.points, *arguments, self.memory_limit)
+            for block in blocks(self.num, self.block):
+                logits = exact_logits(self.points, queries.take(rows), block, self.memory_limit)
                 weights = (logits - sums.top_logit[rows, None]).exp() / sums.total[rows, None]
-                points = self.points.centred(block, torch.float64)
+                points = self.points.centred(block, torch.float64) / self.points.unit
                 weights *= vectors[rows] @ points.T - along_mean
                 product[rows] += weights @ points - weights.sum(1, keepdim=True) * mean[rows]
         return product
 
     def _alone(
-        self,
-        certified: CertifiedPosterior,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        prior: Prior,
-        tolerance: float,
-        entropy: bool,
+        self, truncated: TruncatedPosterior, queries: Queries, tolerance: float, entropy: bool
     ) -> PartialPosterior:
         """Sums up to a tolerance for queries of which nothing is known from before."""
-        everything = partial(self.routes, tolerance=tolerance, entropy=entropy)
-        some = (x, scale, sigma, prior)
-        if self.dim > _SPLIT_DIMENSION or not self.routes.has_integers:
-            return certified(everything, *some, tolerance, entropy=entropy)
-        result, rest = self.routes.by_integers(*some)
+        if self.dim > _SPLIT_DIMENSION or not self.has_integers:
+            return truncated(queries, tolerance, entropy)
+        result = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
+        rest = torch.arange(len(queries), device=queries.x.device)
+        rest = self._screened(Route.INTEGER_SCREEN, queries, rest, result)
         if len(rest):
-            everything = partial(everything, integers=False)
-            some = (x[rest], scale[rest], sigma[rest], prior.take(rest))
-            result.put(rest, certified(everything, *some, tolerance, entropy=entropy))
+            part = truncated(queries.take(rest), tolerance, entropy, integers=False)
+            result.put(rest, part)
         return result
 
-    def _query_chunks(self, num: int) -> list[Tensor]:
-        width = 8 * max(4 * min(BLOCK, self.num), 4 * self.dim)
+    def _screened(
+        self, route: Route, queries: Queries, rows: Tensor, result: PartialPosterior
+    ) -> Tensor:
+        """Answer the queries ``rows`` that a screen leaves few points for; return the others."""
+        if not len(rows):
+            return rows
+        some = queries.take(rows)
+        far = some.centred(self.points).norm(dim=1) > _REACH * some.scale * self.radius
+        near = (~far).nonzero()[:, 0]
+        if len(near):
+            price = _GATHER_COST + _GATHER_COORDINATES / self.dim
+            most = 1.0 + min(self.block, self.num) / price
+            part, crowded = self._by_screen(route, some.take(near), most)
+            result.put(rows[near], part)
+            far[near] = crowded
+        return rows[far]
+
+    def _by_screen(
+        self, route: Route, queries: Queries, most: float
+    ) -> tuple[PartialPosterior, Tensor]:
+        """Sums over the points that a screen keeps; queries given up have empty ones, ``(B,)``."""
+        points, product = self.points, IntegerProduct()
+        if route == Route.SCREEN:
+            product = FloatProduct(self.dim, self.dtype, points.device)  # type: ignore[assignment]
+        arguments = (points, queries, product, self.dropped_mass, self.block, most)
+        rows, columns, crowded = weight_candidates(*arguments)
+        result = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
+        kept = (~crowded).nonzero()[:, 0]
+        if len(kept):
+            place = torch.full_like(crowded, -1, dtype=torch.int64)
+            place[kept] = torch.arange(len(kept), device=kept.device)
+            pairs = (place[rows], columns)
+            part = sum_pairs(points, queries.take(kept), pairs, self.memory_limit)
+            part.sum_error += 2 * self.dropped_mass * queries.scale[kept] * self.radius
+            result.put(kept, part)
+        return result, crowded
+
+    def _chunks(self, queries: Queries) -> list[Tensor]:
+        num = len(queries)
+        width = 8 * max(4 * min(self.block, self.num), 4 * self.dim)
         size = max(1, self.memory_limit // width)
         return list(torch.arange(num, device=self.points.device).split(size)) if num else []
 
 
-def _coordinate_route(
-    coordinates: Tensor, log_prior: Tensor, memory_limit: int
-) -> Callable[[Tensor, Tensor, Tensor, Prior], PartialPosterior]:
-    """The routes through all points, in coordinates ``(N, K)`` of theirs."""
-    return Routes(TensorPoints(coordinates, memory_limit), log_prior, memory_limit)
-
-
-def _double(x: Tensor, scale: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """In float64, with sigma away from 0: its square must not underflow."""
-    double = torch.float64
-    return x.to(double), scale.to(double), sigma.to(double).clamp_min(1e-150)
+def refuse_empty(empty: Tensor) -> None:
+    """Raise where no point is left for a query, ``(B,)``."""
+    if bool(empty.any()):
+        raise ValueError(
+            f"no training point is left for query {int(empty.nonzero()[0])}: its condition or "
+            "exclusion removes all of them. Give training points that share the condition."
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from memdiff.kernel.identical import row_hashes
 from memdiff.sources import Rows
 
-__all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows", "unit_scale"]
+__all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,8 @@ class Coordinates:
 
     def hashes(self) -> Tensor:
         """A 64-bit hash of each row, int64 ``(N,)``: equal rows have equal hashes."""
-        generator = torch.Generator().manual_seed(0)
-        weights = torch.randint(
-            -(2**63), 2**63 - 1, (self.rows.features,), generator=generator, dtype=torch.int64
-        )
-        weights = (weights | 1).to(self.rows.device)
-        out = torch.empty(len(self), dtype=torch.int64, device=self.rows.device)
-        for start in range(0, len(self), self.block):
-            stop = min(start + self.block, len(self))
-            bits = (self.read(start, stop) + 0.0).view(torch.int64)  # + 0.0: one sign of zero
-            # The low bits of short numbers are zero: spread the high ones before the sum.
-            bits = bits * -7046029254386353131
-            out[start:stop] = ((bits ^ (bits >> 32)) * weights).sum(1)
-        return out
+        # Scaling by a power of two keeps rows apart, a norm does not.
+        return row_hashes(self.rows.map(unit_rows) if self.unit else self.rows)
 
     def _convert(self, raw: Tensor) -> Tensor:
         raw = raw.to(torch.float64)
@@ -112,19 +101,6 @@ def unit_rows(points: Tensor) -> Tensor:
     raw = points.flatten(1).to(torch.float64)
     raw = raw / raw.abs().amax(1, keepdim=True)  # so that no square overflows
     return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True)
-
-
-def unit_scale(largest: float, features: int) -> float:
-    """A power of two that brings differences of rows to norm at most one.
-
-    Args:
-        largest: Largest magnitude of an element of either row.
-        features: Number of elements of a row.
-    """
-    if largest == 0.0:
-        return 1.0
-    exponent = math.frexp(largest)[1] + math.ceil(0.5 * math.log2(features)) + 1
-    return math.ldexp(1.0, -max(min(exponent, 1000), -1000))
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

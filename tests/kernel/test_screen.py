@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from memdiff.neighbors.integer_screen import IntegerProduct
-from memdiff.neighbors.screen import (
-    PRODUCT_LENGTH,
-    ErrorBound,
-    FloatProduct,
-    PointBlock,
-    Screen,
-)
+from memdiff.kernel.rounding import PRODUCT_LENGTH, SquareBound
+from memdiff.kernel.screen import FloatProduct, IntegerProduct, PointBlock, Screen
 
 CPU = torch.device("cpu")
 
@@ -18,8 +12,8 @@ CPU = torch.device("cpu")
 def screen_and_truth(x, y, kind="float", group=1):
     product = FloatProduct(x.shape[1], torch.float32, CPU) if kind == "float" else IntegerProduct()
     centre = y.mean(0)
-    queries = product.operand(x, centre)
-    block = PointBlock.of(y, centre, product, start=0, group=group)
+    queries = product.operand(x - centre)
+    block = PointBlock.of(y - centre, product, start=0, group=group, skip=None)
     screen = Screen.of(queries, block, product)
     truth = torch.stack([((row - y) ** 2).sum(1) for row in x])
     if kind == "float":
@@ -120,7 +114,7 @@ def test_groups_and_pairs(group, kind):
 
 def test_a_backend_that_rounds_the_factors_is_allowed_for():
     one = torch.ones((), dtype=torch.float32)
-    bound = ErrorBound(10, torch.float32, torch.device("cpu"))
+    bound = SquareBound(10, torch.float32, torch.device("cpu"))
     exact = float(bound(one, one))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memdiff.kernel import PosteriorEngine, Trajectory
+from memdiff.kernel import Batch, PosteriorEngine, Queries, Trajectory
+from memdiff.kernel.trajectories import followed, unfollowed
 from memdiff.processes import EDM, VE, VP
 from memdiff.samplers import DDIM, RK45, EulerMaruyama, Heun, LogTime, sample
 from memdiff.scores import EmpiricalScore, Tikhonov
@@ -45,10 +46,10 @@ def test_samples_are_those_of_the_exact_score(process, sampler):
     levels = ours.stats.levels
     assert sum(level.queries for level in levels) == ours.stats.score_evaluations
     if not sampler.stochastic and not isinstance(sampler, RK45):  # whose steps are at large noise
-        assert sum(level.locked for level in levels) > 0.2 * ours.stats.score_evaluations
+        assert sum(level.collapsed for level in levels) > 0.2 * ours.stats.score_evaluations
     if isinstance(sampler, RK45):  # it tries steps to the least noise, and comes back from there
         few = [level for level in levels if 0.02 < level.ratio < 0.3]
-        assert sum(level.locked + level.pruned for level in few) > 0.5 * sum(
+        assert sum(level.collapsed + level.pruned for level in few) > 0.5 * sum(
             level.queries for level in few
         )
     ratios = [level.ratio for level in levels]
@@ -60,11 +61,16 @@ def test_batches_and_wrappers_share_nothing():
     whole = sample(score, num=12, sampler=Heun(12))
     parts = sample(score, num=12, sampler=Heun(12), batch_size=5)
     torch.testing.assert_close(parts.x, whole.x, rtol=0, atol=1e-4)
-    assert whole.stats.levels and score.score._trajectory is None
-    assert score.along(Trajectory()).score is not score.score
-    fresh = EmpiricalScore(POINTS, EDM())
-    assert fresh.along(Trajectory()).engine is fresh.engine
-    assert score.score.tolerance is None
+    assert whole.stats.levels and followed(score) is None
+    assert score.score.tolerance is None and score.score.truncation() == (0.0, None)
+    batch, other = Batch(), Batch()
+    with batch.follow(None):
+        kept = followed(score)
+        with other.follow(None):
+            assert followed(score) is not kept
+        with unfollowed():
+            assert followed(score) is None
+        assert followed(score) is kept and followed(whole) is not kept
 
 
 @settings(max_examples=15, deadline=None)
@@ -86,7 +92,7 @@ def test_any_caller_gets_bounded_answers(seed, jumps):
     points = POINTS.double()
     for kind, power in jumps:
         sigma = torch.full((8,), 10.0**power, dtype=torch.float64)
-        ours = engine(x, scale, sigma, tolerance=1e-6, trajectory=trajectory)
+        ours = engine(Queries.of(x, scale, sigma), tolerance=1e-6, trajectory=trajectory)
         square = torch.cdist(x, scale[:, None, None] * points).double()
         square = ((x[:, None] - scale[:, None, None] * points) ** 2).sum(2)
         weights = (-square / (2 * sigma[:, None] ** 2)).softmax(1)
@@ -116,29 +122,29 @@ def test_members_at_different_noise_keep_their_products(order):
     one, level = torch.ones(8).double(), torch.full((8,), 20.0).double()
     less = torch.where(torch.arange(8) % 2 == 0, 20.0, 12.0).double()
     rows = torch.arange(8) if order > 0 else torch.arange(7, -1, -1)
-    engine(x, one, level, tolerance=1e-6, trajectory=trajectory)
+    engine(Queries.of(x, one, level), tolerance=1e-6, trajectory=trajectory)
     trajectory.rows = rows
     for sigma in (less, less, 0.9 * less, 0.5 * less):
         x = x + 0.1 * (POINTS[:8].double() - x)
-        found = engine(x[rows], one, sigma[rows], tolerance=1e-6, trajectory=trajectory)
-        exact = engine(x[rows], one, sigma[rows])
+        found = engine(
+            Queries.of(x[rows], one, sigma[rows]), tolerance=1e-6, trajectory=trajectory
+        )
+        exact = engine(Queries.of(x[rows], one, sigma[rows]))
         mean = found.residual_sum / found.total[:, None]
         truth = exact.residual_sum / exact.total[:, None]
         torch.testing.assert_close(mean, truth, rtol=0, atol=1e-3)
-    levels = trajectory.ledger.levels()
-    assert sum(level.carried for level in levels) > 0
+    levels = trajectory.counts.levels()
+    assert sum(level.recycled for level in levels) > 0
 
 
-def test_locked_answers_cost_a_point_each():
-    engine, trajectory = PosteriorEngine(POINTS), Trajectory()
+def test_collapsed_answers_cost_a_point_each():
+    engine, one = PosteriorEngine(POINTS), torch.ones(6)
+    how = {"tolerance": 1e-6, "trajectory": Trajectory()}
     x = POINTS[:6].double() + 0.05
-    one = torch.ones(6)
-    engine(x, one, torch.full((6,), 0.05), tolerance=1e-6, trajectory=trajectory)
-    ours = engine(
-        x + 0.01 * (POINTS[:6] - x), one, torch.full((6,), 0.045), tolerance=1e-6,
-        trajectory=trajectory,
-    )  # fmt: skip
-    assert sum(level.locked for level in trajectory.ledger.levels()) == 6
+    engine(Queries.of(x, one, torch.full((6,), 0.05)), **how)
+    closer = x + 0.01 * (POINTS[:6] - x)
+    ours = engine(Queries.of(closer, one, torch.full((6,), 0.045)), **how)
+    assert sum(level.collapsed for level in how["trajectory"].counts.levels()) == 6
     assert torch.equal(ours.top_index, torch.arange(6))
 
 
@@ -147,6 +153,8 @@ def test_another_batch_is_not_taken_for_the_first():
     for num in (6, 9):
         x = POINTS[100 : 100 + num].double()
         part = engine(
-            x, torch.ones(num), torch.full((num,), 0.05), tolerance=1e-6, trajectory=trajectory
+            Queries.of(x, torch.ones(num), torch.full((num,), 0.05)),
+            tolerance=1e-6,
+            trajectory=trajectory,
         )
         assert torch.equal(part.top_index, torch.arange(100, 100 + num))

@@ -21,14 +21,17 @@ segment as soon as one point has all the weight.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-from memdiff.kernel.carrying import ProductMemory
-from memdiff.kernel.work import WorkLedger
+from memdiff.kernel.trajectories.counts import Counts
+from memdiff.kernel.trajectories.recycling import RecycledProducts
 
-__all__ = ["Trajectory"]
+__all__ = ["Batch", "Trajectory", "followed", "unfollowed"]
 
 # Noise levels within this factor tell about each other.
 _COMPARABLE = 2.0
@@ -37,17 +40,20 @@ _COMPARABLE = 2.0
 class Trajectory:
     """Winners and certified gaps of a batch of queries that move; for one thread at a time.
 
+    Args:
+        counts: Where to count what was done; a count of its own by default.
+
     Attributes:
         rows: Members of the batch that the next queries belong to, int64; None for all of them,
             in order. Whoever drops finished members sets it.
-        ledger: What was done at each noise level.
-        products: Inner products that are carried along, where there is memory for them.
+        counts: What was done at each noise level.
+        products: Inner products that are recycled, where there is memory for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, counts: Counts | None = None) -> None:
         self.rows: Tensor | None = None
-        self.ledger = WorkLedger()
-        self.products: ProductMemory | None = None
+        self.counts = Counts() if counts is None else counts
+        self.products: RecycledProducts | None = None
         self._near: Tensor | None = None
         self._labels: Tensor | None = None
         self._parts: dict[int, Trajectory] = {}
@@ -76,7 +82,7 @@ class Trajectory:
     def by_label(
         self, labels: Tensor, dim: int, device: torch.device
     ) -> dict[int, Trajectory] | None:
-        """A trajectory for the members of each label, ``(B,)``; they share the ledger.
+        """A trajectory for the members of each label, ``(B,)``; they share the counts.
 
         None where the members are not those of the first call, or have changed their labels.
         """
@@ -87,8 +93,7 @@ class Trajectory:
             self._labels = torch.full((self.size,), -1, device=device)
             self._labels[members] = labels
             for label in labels.unique().tolist():
-                self._parts[label] = Trajectory()
-                self._parts[label].ledger = self.ledger
+                self._parts[label] = Trajectory(self.counts)
         if not torch.equal(self._labels[members], labels):
             return None
         for label, part in self._parts.items():
@@ -119,7 +124,7 @@ class Trajectory:
         """Whether one group has all the weight at the last evaluation that looked."""
         return self._gap[members] > 0
 
-    def certified(
+    def gap_bound(
         self,
         members: Tensor,
         point: Tensor,
@@ -163,3 +168,57 @@ class Trajectory:
         self._anchor[members] = point
         self._ratio[members] = ratio
         self._gap[members] = gap
+
+
+class Batch:
+    """Samples that move together, of which exact scores may remember what helps them.
+
+    The one thing that a sampler has to know: it evaluates its score inside :meth:`follow`. A
+    score that can make use of it asks :func:`followed`; no other takes notice.
+
+    Attributes:
+        counts: What was done at each noise level.
+    """
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self._known: list[tuple[object, Trajectory]] = []
+        self._rows: Tensor | None = None
+
+    @contextmanager
+    def follow(self, rows: Tensor | None) -> Iterator[None]:
+        """Evaluate the members ``rows``, int64 ``(B,)``, or all of them in order."""
+        self._rows = rows
+        token = _batch.set(self)
+        try:
+            yield
+        finally:
+            _batch.reset(token)
+
+    def of(self, owner: object) -> Trajectory:
+        """What ``owner`` remembers of this batch."""
+        found = next((memory for known, memory in self._known if known is owner), None)
+        if found is None:
+            found = Trajectory(self.counts)
+            self._known.append((owner, found))
+        found.rows = self._rows
+        return found
+
+
+_batch: ContextVar[Batch | None] = ContextVar("batch", default=None)
+
+
+def followed(owner: object) -> Trajectory | None:
+    """What ``owner`` remembers of the batch that is evaluated now, None outside of samplers."""
+    batch = _batch.get()
+    return None if batch is None else batch.of(owner)
+
+
+@contextmanager
+def unfollowed() -> Iterator[None]:
+    """Evaluate points that belong to no batch: their order or number changes from call to call."""
+    token = _batch.set(None)
+    try:
+        yield
+    finally:
+        _batch.reset(token)

@@ -1,4 +1,4 @@
-r"""Inner products with all training points, carried along trajectories.
+r"""Inner products with all training points, recycled along trajectories.
 
 A step of a sampler adds to a multiple of the query an average of training points, and these lie
 nearly in the principal directions ``P``. With earlier queries :math:`x_j` of the batch, whose
@@ -15,28 +15,33 @@ dimensions replaces one in ``d``; elsewhere it makes the split bound sharper.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from memdiff.kernel.online import LOG2E, OnlineSums, is_moderate
-from memdiff.kernel.partial import PartialPosterior
 from memdiff.kernel.points import Points, blocks
-from memdiff.kernel.prior import Prior
 from memdiff.kernel.products import BLOCK, gemm_path
-from memdiff.kernel.rounding import rounding_factor, unit_roundoff
-from memdiff.kernel.splitting import SplitCoordinates
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.rounding import (
+    LogitRounding,
+    certain_factor,
+    probable_factor,
+    unit_roundoff,
+)
+from memdiff.kernel.softmax import LOG2E, PartialPosterior, RunningSoftmax, is_moderate
+from memdiff.kernel.trajectories.split import SplitCoordinates
 
-__all__ = ["Carried", "ProductMemory", "summed"]
+__all__ = ["Recycled", "RecycledProducts", "recycled_sums"]
 
 # Coefficients that cancel each other by more than this would lose digits.
 _AMPLIFICATION = 30.0
 
 
 @dataclass(frozen=True)
-class Carried:
+class Recycled:
     r"""Queries as combinations of earlier ones and a remainder.
 
     Attributes:
@@ -60,9 +65,9 @@ class Carried:
     parts: tuple[Tensor, Tensor]
     place: Tensor
 
-    def take(self, some: Tensor) -> Carried:
+    def take(self, some: Tensor) -> Recycled:
         """The same for some of the queries."""
-        return Carried(
+        return Recycled(
             self.rows[some],
             self.factors[some],
             self.products,
@@ -86,13 +91,18 @@ class Carried:
         """Whether these are all members, in order."""
         return _in_order(self.rows, len(self.products[0][0]))
 
-    def error(self, points: Points, scale: Tensor) -> Tensor:
-        """Bound of the rounding of the combination times ``scale``, ``(B,)``."""
-        unit = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
-        return unit * scale * self.length * points.radius
+    def certain_error(self, points: Points, scale: Tensor) -> Tensor:
+        """Certain bound of the rounding of the combination times ``scale``, ``(B,)``."""
+        factor = certain_factor(points.dim + 4, unit_roundoff(torch.float32))
+        return factor * scale * self.length * points.radius
+
+    def rounding(self, points: Points, queries: Queries) -> LogitRounding:
+        """The rounding of the combination, as a part of the logits."""
+        size = queries.scale * self.length * points.radius / queries.sigma**2
+        return LogitRounding(size, 0.0, points.dim, unit_roundoff(torch.float32))
 
 
-class ProductMemory:
+class RecycledProducts:
     """The first and the latest query of each member whose products with all points are known.
 
     Takes ``8 M N`` bytes for ``M`` members and ``N`` points, and ``16 M (d + K)``.
@@ -120,7 +130,7 @@ class ProductMemory:
             for _ in range(2)
         )
 
-    def carried(self, members: Tensor, centred: Tensor) -> Carried:
+    def recycled(self, members: Tensor, centred: Tensor) -> Recycled:
         """Queries ``(B, d)``, centred, as combinations of what is known of their members."""
         inside = centred @ self._split.basis
         rest = torch.addmm(centred, inside, self._split.basis.T, alpha=-1.0)
@@ -147,17 +157,17 @@ class ProductMemory:
         length = (factors.abs() * lengths).sum(0)
         place = torch.arange(len(members), device=members.device)
         known = (moved, beyond.norm(dim=1), length, (inside, rest), place)
-        return Carried(members, factors.T, self._products, *known)
+        return Recycled(members, factors.T, self._products, *known)
 
-    def start(self, carried: Carried) -> Tensor:
+    def start(self, recycled: Recycled) -> Tensor:
         """Choose where the products of queries will be kept; :meth:`multiply` is for them."""
-        members, (inside, rest) = carried.rows, carried.parts
+        members, (inside, rest) = recycled.rows, recycled.parts
         slot = self._known[0, members].long()
         self._known[slot, members] = True
-        self._inside[slot, members] = inside[carried.place]
-        self._rest[slot, members] = rest[carried.place]
+        self._inside[slot, members] = inside[recycled.place]
+        self._rest[slot, members] = rest[recycled.place]
         square = self._inside[slot, members].square().sum(1)
-        self._length[slot, members] = (square + rest[carried.place].square().sum(1)).sqrt()
+        self._length[slot, members] = (square + rest[recycled.place].square().sum(1)).sqrt()
         first, last = self._rest[:, members]
         for place, (one, other) in enumerate(((first, first), (first, last), (last, last))):
             self._inner[place, members] = torch.linalg.vecdot(one, other)
@@ -180,15 +190,12 @@ class ProductMemory:
         return values
 
 
-def summed(
+def recycled_sums(
     points: Points,
     split: SplitCoordinates,
-    x: Tensor,
-    scale: Tensor,
-    sigma: Tensor,
-    prior: Prior,
-    memory: ProductMemory,
-    carried: Carried,
+    queries: Queries,
+    memory: RecycledProducts,
+    recycled: Recycled,
     *,
     fresh: bool,
     entropy: bool,
@@ -198,41 +205,43 @@ def summed(
     Args:
         points: The training points, all different, in the order of ``split``.
         split: Their split coordinates.
-        x: Queries ``(B, d)``, float64.
-        scale: :math:`m`, ``(B,)``.
-        sigma: :math:`\sigma`, ``(B,)``, positive.
-        prior: The terms of the logits besides the distance.
+        queries: The queries.
         memory: Where products are kept.
-        carried: The queries as combinations of earlier ones.
-        fresh: Whether to take all products anew, and keep them, or to carry them.
+        recycled: The queries as combinations of earlier ones.
+        fresh: Whether to take all products anew, and keep them, or to recycle them.
         entropy: Whether the entropy is asked for; without, its sum is NaN.
     """
-    centred = x - scale[:, None] * points.centre
-    variance, rows = sigma**2, carried.rows
-    query = (centred if fresh else carried.inside).to(torch.float32)
-    slot = memory.start(carried) if fresh else rows
+    scale, prior, rows = queries.scale, queries.prior, recycled.rows
+    centred, variance = queries.centred(points), queries.sigma**2
+    factor = centred if fresh else recycled.inside
+    query = (factor / (points.unit if fresh else 1.0)).to(torch.float32)
+    slot = memory.start(recycled) if fresh else rows
     strength = (LOG2E * scale / variance).to(torch.float32)[:, None]
     curvature = scale**2 / variance
-    shared = bool((curvature == curvature[0]).all())
-    length = (centred if fresh else carried.inside).norm(dim=1) + (0 if fresh else carried.length)
-    largest = (scale * length * points.radius + 0.5 * (scale * points.radius) ** 2) / variance
-    largest = LOG2E * (largest + float(prior.log_prior.abs().max()))
-    moderate = is_moderate(float(largest.max()), points.radius)
-    moderate = moderate and prior.exclude is None and prior.extra is None
-    path = gemm_path(points.dim, torch.float32, x.device)
-    sums = OnlineSums(
-        scale, centred, path.weighted, torch.float32, moderate=moderate, entropy=entropy
+    length = factor.norm(dim=1) + (0 if fresh else recycled.length)
+    reach = scale * points.radius
+    largest = LOG2E * ((length + 0.5 * reach) * reach / variance + prior.log_prior.abs().max())
+    moderate = is_moderate(float(largest.max()), points.unit * points.radius)
+    path = gemm_path(points.dim, torch.float32, centred.device)
+    sums = RunningSoftmax(
+        scale / points.unit,
+        centred,
+        path.weighted,
+        torch.float32,
+        moderate=moderate and queries.is_plain,
+        entropy=entropy,
     )
-    buffer = query.new_empty(len(x) * BLOCK)
+    shared = queries.is_uniform
+    buffer = query.new_empty(len(query) * BLOCK)
     for block in blocks(points.num, BLOCK):
         size = block.stop - block.start
-        values = buffer[: len(x) * size].view(len(x), size)
+        values = buffer[: len(query) * size].view(-1, size)
         near = points.centred(block, torch.float32)
         if fresh:
             products = memory.multiply(slot, rows, block, query, near)
         else:
             products = path.logits(query, split.coordinates[block, :-1].contiguous(), None)
-            carried.add(products, block, torch.ones_like(scale))
+            recycled.add(products, block, torch.ones_like(scale))
         half_norm, log_prior = points.half_norm[block], prior.log_prior[block]
         if shared:
             bias = (LOG2E * (log_prior - curvature[0] * half_norm)).to(torch.float32)
@@ -241,16 +250,18 @@ def summed(
             torch.mul(products, strength, out=values)
             values.sub_(torch.outer(LOG2E * curvature, half_norm).to(torch.float32))
             values.add_((LOG2E * log_prior).to(torch.float32)[None])
-        prior.restrict(values, block, torch.full_like(scale, LOG2E))
+        prior.restrict(values, block, torch.full_like(scale, LOG2E), -math.inf)
         sums.add(values, block.start, near, torch.float32)
-    error = unit_roundoff(torch.float32) * (rounding_factor(points.dim) + 4.0)
-    error = error * scale * points.radius * (centred.norm(dim=1) + scale * points.radius)
+    # Also of the factor in front of the product, and of the sum with the bias.
+    rounding = LogitRounding.of(points, queries, torch.float32)
+    error = rounding.probable + 4.0 * rounding.unit * rounding.magnitude
     if not fresh:
-        error = error + carried.error(points, scale) + scale * carried.rest * split.residual
-    roundoff = unit_roundoff(torch.float32) * rounding_factor(BLOCK)
+        known = recycled.rounding(points, queries)
+        error += known.probable + 4.0 * known.unit * known.magnitude
+        error += scale * recycled.rest * split.residual / variance
     result = sums.part(-(centred**2).sum(1) / (2 * variance))
-    result.logit_error = error / variance + unit_roundoff(torch.float32) * prior.bound
-    result.sum_error = roundoff * scale * points.radius
+    result.logit_error = error
+    result.sum_error = rounding.unit * probable_factor(BLOCK) * reach
     result.sum_error += 4 * unit_roundoff(torch.float64) * centred.norm(dim=1)
     return result
 

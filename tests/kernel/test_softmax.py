@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 
-from memdiff.kernel import PosteriorEngine, Trajectory
-from memdiff.kernel.logits import BlockLogits
-from memdiff.kernel.online import LOG2E, OnlineSums, is_moderate
-from memdiff.kernel.prior import Prior
-from memdiff.kernel.screening import crowd, screen
+from memdiff.kernel import PosteriorEngine, Queries, Trajectory
+from memdiff.kernel.dense import BlockLogits, Precision
+from memdiff.kernel.screen import FloatProduct, weight_candidates
+from memdiff.kernel.softmax import LOG2E, RunningSoftmax, is_moderate
 
 QUERIES, NUM, DIM = 5, 300, 3
 
@@ -24,7 +23,7 @@ def planted(size, seed=0):
 def online(logits, points, dtype, **settings):
     centred = torch.full((QUERIES, DIM), 0.25).double()
     scale = torch.full((QUERIES,), 0.5).double()
-    sums = OnlineSums(scale, centred, torch.mm, dtype, **settings)
+    sums = RunningSoftmax(scale, centred, torch.mm, dtype, **settings)
     for start in range(0, NUM, 64):
         values = (LOG2E * logits[:, start : start + 64]).to(dtype)
         sums.add(values.clone(), start, points[start : start + 64].to(dtype), dtype)
@@ -77,14 +76,14 @@ def test_the_largest_logit_is_bounded_and_the_bound_is_reached(sigma):
     points = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(2000, 1)
     engine, x = PosteriorEngine(points), torch.tensor([[4.0, 0.0]]).double()
     terms = torch.linspace(-3, 0, 4000).double()
-    prior = Prior(terms, None, None, torch.arange(1))
-    factor, curvature = torch.ones(1).double(), torch.full((1,), sigma**-2).double()
-    logits = BlockLogits(engine.points, x / sigma**2, curvature, prior, factor)
-    bound = logits.largest()
-    values = logits(slice(0, 2000), points[:2000].double()).abs().max()
-    assert values <= bound <= values + 0.5 / sigma**2 + 3.0 + 1e-9
-    excluding = Prior(terms, None, torch.zeros(1, dtype=torch.int64), torch.arange(1))
-    assert BlockLogits(engine.points, x, curvature, excluding, factor).largest() == math.inf
+    queries = Queries.of(x, torch.ones(1), torch.full((1,), sigma))
+    precision = Precision(*3 * (torch.float64,))
+    logits = BlockLogits(engine.points, queries.under(terms), precision)
+    bound, block = logits.largest(), slice(0, 2000)
+    values = logits(block, [engine.points.centred(block, torch.float64)], logits.bias(block))
+    assert values.abs().max() <= bound <= values.abs().max() + 0.5 / sigma**2 + 3.0 + 1e-9
+    excluding = Queries.of(x, torch.ones(1), torch.ones(1), exclude=torch.zeros(1).long())
+    assert BlockLogits(engine.points, excluding.under(terms), precision).largest() == math.inf
 
 
 @pytest.mark.parametrize("unit", [1e-25, 1e25])
@@ -101,9 +100,11 @@ def test_points_whose_squares_are_no_float32(unit, mixed, dim):
     )
     for level in [slice(0, 15)] if mixed else [slice(0, 15, 3), slice(1, 15, 3), slice(2, 15, 3)]:
         arguments = (x[level].double(), ones[level], sigma[level])
-        expected = PosteriorEngine(points)(*arguments)
+        expected = PosteriorEngine(points)(Queries.of(*arguments))
         scaled = (arguments[0] * unit, ones[level], sigma[level].double() * unit)
-        found = PosteriorEngine(points * unit)(*scaled, tolerance=1e-6, trajectory=Trajectory())
+        found = PosteriorEngine(points * unit)(
+            Queries.of(*scaled), tolerance=1e-6, trajectory=Trajectory()
+        )
         assert torch.equal(found.top_index, expected.top_index)
         torch.testing.assert_close(found.total, expected.total, rtol=1e-4, atol=0)
         residual = found.residual_sum / unit
@@ -111,18 +112,26 @@ def test_points_whose_squares_are_no_float32(unit, mixed, dim):
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.3, 2.0])
-def test_the_crowd_of_a_block_is_what_a_screen_of_it_keeps(sigma):
+def test_queries_that_a_first_block_tells_crowded_are_given_up(sigma):
+    """Others are answered as without them; catches rows of the wrong queries."""
     generator = torch.Generator().manual_seed(4)
     points = torch.randn(3000, 8, generator=generator)
     engine = PosteriorEngine(points)
     x = points[:20].double() + sigma * torch.randn(20, 8, generator=generator).double()
-    ones, level = torch.ones(20).double(), torch.full((20,), sigma).double()
-    prior = Prior(engine.log_prior, None, torch.arange(20), torch.arange(20))
-    arguments, block = (engine.points, x, ones, level, prior), slice(0, 2048)
-    rows, _ = screen(*arguments, [block], 1e-9, 2**26)
-    counts = crowd(*arguments, block, 1e-9)
-    assert torch.equal(counts, torch.bincount(rows, minlength=20))
-    assert 1 <= counts.min() < 2048
+    queries = Queries.of(x, torch.ones(20), torch.full((20,), sigma), exclude=torch.arange(20))
+    queries = queries.under(engine.log_prior)
+    product = FloatProduct(8, torch.float32, points.device)
+    arguments = (engine.points, queries, product, 1e-9, 2048)
+    rows, columns, given_up = weight_candidates(*arguments)
+    assert not given_up.any()
+    counts = torch.bincount(rows[columns < 2048], minlength=20)
+    most = float(counts.double().median())
+    some, chosen, given_up = weight_candidates(*arguments, most)
+    # What the first block keeps, the later ones may still rule out.
+    assert given_up[counts > most].all() and not given_up.all()
+    kept = ~given_up[rows]
+    expected = set(zip(rows[kept].tolist(), columns[kept].tolist(), strict=True))
+    assert set(zip(some.tolist(), chosen.tolist(), strict=True)) == expected
 
 
 def test_a_screen_keeps_what_may_carry_the_mass():
@@ -132,7 +141,7 @@ def test_a_screen_keeps_what_may_carry_the_mass():
     points = torch.zeros(1000, 2)
     points[1:500, 0], points[500:, 0] = 0.99 * reach, 1.05 * reach
     engine, one = PosteriorEngine(points), torch.ones(1).double()
-    prior = Prior(engine.log_prior, None, None, torch.arange(1))
-    arguments = (engine.points, torch.zeros(1, 2).double(), one, sigma * one, prior)
-    _, columns = screen(*arguments, [slice(0, 1000)], dropped, 2**26)
-    assert columns.tolist() == list(range(500))
+    queries = Queries.of(torch.zeros(1, 2), one, sigma * one).under(engine.log_prior)
+    product = FloatProduct(2, torch.float32, points.device)
+    _, columns, _ = weight_candidates(engine.points, queries, product, dropped, 1000)
+    assert sorted(columns.tolist()) == list(range(500))

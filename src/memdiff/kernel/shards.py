@@ -9,15 +9,17 @@ adaptive sampler for example, take the same steps.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from memdiff.kernel.locking import Trajectory
-from memdiff.kernel.partial import PartialPosterior
-from memdiff.kernel.points import Points
-from memdiff.kernel.prior import LogPrior
+from memdiff.kernel.engine import refuse_empty
+from memdiff.kernel.points import Points, blocks
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.softmax import PartialPosterior
+from memdiff.kernel.trajectories import Trajectory
 from memdiff.ranks import Ranks
 
 __all__ = ["Engine", "ShardedEngine"]
@@ -26,7 +28,7 @@ _BLOCK = 2048
 
 
 class Engine(Protocol):
-    """What answers for a set of training points: one engine, or one a rank."""
+    """What answers for a set of training points: one engine, or one per rank."""
 
     @property
     def radius(self) -> float:
@@ -34,41 +36,19 @@ class Engine(Protocol):
 
     def __call__(
         self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
+        queries: Queries,
         *,
-        log_prior: LogPrior | None = None,
-        log_prior_bound: float = 0.0,
-        exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
         entropy: bool = True,
     ) -> PartialPosterior:
         """Sums over all points."""
 
-    def weights(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
+    def weights(self, queries: Queries) -> Tensor:
         """All weights."""
 
-    def covariance_product(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        vectors: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
-        """Product of the posterior covariance with one vector a query."""
+    def covariance_product(self, queries: Queries, vectors: Tensor) -> Tensor:
+        """Product of the posterior covariance with one vector per query."""
 
 
 class LocalEngine(Engine, Protocol):
@@ -129,13 +109,8 @@ class ShardedEngine:
 
     def __call__(
         self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
+        queries: Queries,
         *,
-        log_prior: LogPrior | None = None,
-        log_prior_bound: float = 0.0,
-        exclude: Tensor | None = None,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
         entropy: bool = True,
@@ -148,111 +123,65 @@ class ShardedEngine:
         Raises:
             ValueError: If no point is left for a query.
         """
-        part = self._part(
-            x, scale, sigma, log_prior, log_prior_bound, exclude, tolerance, trajectory, entropy
-        )
+        part, _ = self._part(queries, tolerance, trajectory, entropy)
         whole = self._joined(part)
         # A part says what leaving points out does to its own mean; their mass is also missing
         # against the other parts.
         missing = 2 * max(self.dropped_mass, tolerance) * self.radius
-        whole.sum_error = whole.sum_error + missing * scale
+        whole.sum_error = whole.sum_error + missing * queries.scale
         return whole
 
-    def weights(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
+    def weights(self, queries: Queries) -> Tensor:
         """All weights, float64 with shape ``(B, N)``, on every rank; for small B x N."""
-        part = self._part(x, scale, sigma, log_prior, 0.0, exclude)
-        whole = self._joined(part)
-        share = self._share(part, whole)
-        weights = x.new_zeros(len(self.points), len(x), dtype=torch.float64)
-        rows = (part.top_index >= 0).nonzero()[:, 0]
+        part, rows = self._part(queries)
+        share = self._share(part, self._joined(part))
+        weights = queries.x.new_zeros(len(self.points), len(queries))
         if self.local is not None and len(rows):
-            found = self.local.weights(
-                x[rows],
-                scale[rows],
-                sigma[rows],
-                log_prior=self._prior(log_prior, rows),
-                exclude=self._exclusion(exclude, rows),
-            )
+            found = self.local.weights(self._mine(queries, rows))
             weights[:, rows] = (share[rows, None] * found).T
         weights = self.ranks.concatenate(weights).T
         return torch.where(weights < 1e-300, 0.0, weights)  # no denormal numbers
 
-    def covariance_product(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        vectors: Tensor,
-        *,
-        log_prior: LogPrior | None = None,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
-        r"""Product of the posterior covariance with one vector a query, float64 ``(B, d)``.
+    def covariance_product(self, queries: Queries, vectors: Tensor) -> Tensor:
+        r"""Product of the posterior covariance with one vector per query, float64 ``(B, d)``.
 
         By the law of total covariance, with :math:`\pi_k` the weight, :math:`\mu_k` the mean and
         :math:`C_k` the covariance of the points of rank ``k``:
         :math:`C v = \sum_k \pi_k \big(C_k v + (\mu_k - \mu)\,(\mu_k - \mu) \cdot v\big)`.
         """
-        part = self._part(x, scale, sigma, log_prior, 0.0, exclude)
+        part, rows = self._part(queries)
         whole = self._joined(part)
         share = self._share(part, whole)
-        product = x.new_zeros(len(x), self.dim, dtype=torch.float64)
-        rows = (part.top_index >= 0).nonzero()[:, 0]
+        product = torch.zeros_like(queries.x)
         if self.local is not None and len(rows):
-            inner = self.local.covariance_product(
-                x[rows],
-                scale[rows],
-                sigma[rows],
-                vectors[rows],
-                log_prior=self._prior(log_prior, rows),
-                exclude=self._exclusion(exclude, rows),
-            )
+            inner = self.local.covariance_product(self._mine(queries, rows), vectors[rows])
             mine = part.residual_sum[rows] / part.total[rows, None]
             apart = mine - whole.residual_sum[rows] / whole.total[rows, None]
-            apart = apart / scale[rows, None].to(torch.float64)
+            apart = apart / queries.scale[rows, None]
             along = (apart * vectors[rows].to(torch.float64)).sum(1, keepdim=True)
             product[rows] = share[rows, None] * (inner + apart * along)
         return self.ranks.sum(product)
 
     def _part(
         self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        log_prior: LogPrior | None,
-        log_prior_bound: float,
-        exclude: Tensor | None,
+        queries: Queries,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
         entropy: bool = True,
-    ) -> PartialPosterior:
-        """Sums over the points of this rank; empty for a query that none of them may answer."""
-        part = PartialPosterior.empty(len(x), self.dim, x.device)
-        rows = self._answered(len(x), log_prior, exclude, x.device)
-        if self.local is None or not len(rows):
-            return part
-        found = self.local(
-            x[rows],
-            scale[rows],
-            sigma[rows],
-            log_prior=self._prior(log_prior, rows),
-            log_prior_bound=log_prior_bound,
-            exclude=self._exclusion(exclude, rows),
-            tolerance=tolerance,
-            trajectory=trajectory if len(rows) == len(x) else None,
-            entropy=entropy,
-        )
-        found.top_index = found.top_index + self.points.start
-        part.put(rows, found)
-        return part
+    ) -> tuple[PartialPosterior, Tensor]:
+        """Sums over the points of this rank, and the queries that any of them may answer."""
+        part = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
+        rows = self._answered(queries)
+        if self.local is not None and len(rows):
+            found = self.local(
+                self._mine(queries, rows),
+                tolerance=tolerance,
+                trajectory=trajectory if len(rows) == len(queries) else None,
+                entropy=entropy,
+            )
+            found.top_index = found.top_index + self.points.start
+            part.put(rows, found)
+        return part, rows
 
     def _joined(self, part: PartialPosterior) -> PartialPosterior:
         """The sums of all ranks, the same on each."""
@@ -268,12 +197,7 @@ class ShardedEngine:
         tops, indices, logit_errors, sum_errors = torch.stack(self.ranks.gather(small)).unbind(1)
         top = tops.amax(0)
         index = torch.where((tops == top) & (indices >= 0), indices, math.inf).amin(0)
-        if bool((index == math.inf).any()):
-            query = int((index == math.inf).nonzero()[0])
-            raise ValueError(
-                f"no training point is left for query {query}: its condition or exclusion "
-                "removes all of them. Give training points that share the condition."
-            )
+        refuse_empty(index == math.inf)
         total, residual, entropy = part.rescaled(top)
         sums = self.ranks.sum(torch.cat((total[:, None], entropy[:, None], residual), 1))
         return PartialPosterior(
@@ -290,53 +214,44 @@ class ShardedEngine:
         """Weight of the points of this rank, shape ``(B,)``."""
         return part.rescaled(whole.top_logit)[0] / whole.total
 
-    def _answered(
-        self,
-        num: int,
-        log_prior: LogPrior | None,
-        exclude: Tensor | None,
-        device: torch.device,
-    ) -> Tensor:
+    def _answered(self, queries: Queries) -> Tensor:
         """The queries for which a point of this rank is left, as indices."""
-        queries = torch.arange(num, device=device)
-        if self.local is None or not num:
-            return queries[:0]
+        rows = torch.arange(len(queries), device=queries.x.device)
+        if self.local is None or not len(queries):
+            return rows[:0]
         mine = self.local.log_prior > -math.inf
-        left = torch.zeros(num, dtype=torch.int64, device=device)
-        if log_prior is None:
-            left += mine.sum()
-        for start in range(0, self.local.num if log_prior is not None else 0, _BLOCK):
-            block = slice(start, min(start + _BLOCK, self.local.num))
-            for rows in queries.split(_BLOCK):
-                assert log_prior is not None
-                terms = log_prior(rows, self._whole(block))
-                left[rows] += ((terms > -math.inf) & mine[block][None]).sum(1)
-        gone = self._exclusion(exclude, queries)
-        if gone is not None:
-            inside = (gone >= 0).nonzero()[:, 0]
-            counted = mine[gone[inside]]
-            if log_prior is not None:
-                own = log_prior(inside, self._whole(gone[inside, None]))[:, 0]
+        prior = self._mine(queries, rows).under(self.local.log_prior).prior
+        if prior.terms is None:
+            left = mine.sum().expand(len(rows)).clone()
+        else:
+            left = torch.zeros_like(rows)
+            for block in blocks(self.local.num, _BLOCK):
+                for some in rows.split(_BLOCK):
+                    terms = prior.terms(prior.rows[some], block)
+                    left[some] += ((terms > -math.inf) & mine[block][None]).sum(1)
+        if prior.exclude is not None:
+            inside = (prior.exclude >= 0).nonzero()[:, 0]
+            gone = prior.exclude[inside]
+            counted = mine[gone]
+            if prior.terms is not None:
+                own = prior.terms(prior.rows[inside], gone[:, None])[:, 0]
                 counted = counted & (own > -math.inf)
             left[inside] -= counted.to(torch.int64)
         return (left > 0).nonzero()[:, 0]
 
-    def _whole(self, points: slice | Tensor) -> slice | Tensor:
-        """Points of this rank as points of the whole set."""
-        first = self.points.start
-        if isinstance(points, slice):
-            return slice(points.start + first, points.stop + first)
-        return points + first
+    def _mine(self, queries: Queries, rows: Tensor) -> Queries:
+        """Queries ``rows`` with the conditions and exclusions of the points of this rank."""
+        first, prior = self.points.start, queries.prior.take(rows)
+        terms, exclude = prior.terms, prior.exclude
+        if exclude is not None:
+            here = exclude - first
+            exclude = torch.where((here >= 0) & (here < len(self.points)), here, -1)
 
-    def _prior(self, log_prior: LogPrior | None, rows: Tensor) -> LogPrior | None:
-        """The terms of the queries ``rows`` at points of this rank."""
-        if log_prior is None:
-            return None
-        return lambda queries, points: log_prior(rows[queries], self._whole(points))
+        def local(asked: Tensor, points: slice | Tensor) -> Tensor:
+            assert terms is not None
+            if isinstance(points, slice):
+                return terms(asked, slice(points.start + first, points.stop + first))
+            return terms(asked, points + first)
 
-    def _exclusion(self, exclude: Tensor | None, rows: Tensor) -> Tensor | None:
-        """Points of this rank that the queries ``rows`` leave out; -1 for none of them."""
-        if exclude is None:
-            return None
-        here = exclude[rows] - self.points.start
-        return torch.where((here >= 0) & (here < len(self.points)), here, -1)
+        prior = replace(prior, terms=None if terms is None else local, exclude=exclude)
+        return Queries(queries.x[rows], queries.scale[rows], queries.sigma[rows], prior)

@@ -1,4 +1,4 @@
-"""The posteriors behind an empirical score, built when they are asked for."""
+"""The kernels behind an empirical score, built when they are asked for."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from memdiff.kernel import PosteriorEngine
-from memdiff.kernel.labelled import LabelledEngine
-from memdiff.kernel.sharded import Engine, ShardedEngine
-from memdiff.kernel.streamed import StreamedPoints
+from memdiff.kernel.labels import LabelledEngine
+from memdiff.kernel.points import DiskPoints
+from memdiff.kernel.shards import Engine, ShardedEngine
 from memdiff.ranks import Ranks
 from memdiff.scores.conditions import Conditions
 from memdiff.sources import Rows
 
-__all__ = ["Posteriors"]
+__all__ = ["Kernels"]
 
-# Conditions that have so many points on average get posteriors of their own.
+# Conditions that have so many points on average get kernels of their own.
 _LEAST_POINTS = 256
 
 
-class Posteriors:
+class Kernels:
     r"""The posterior over all training points, and those by condition.
 
     Args:
@@ -53,7 +53,7 @@ class Posteriors:
 
     @property
     def labelled(self) -> LabelledEngine | None:
-        """The posteriors by condition.
+        """The kernels by condition.
 
         None where conditions are compared by a kernel or have few points each, and for data that
         lie on disk or are shared with other processes: there the conditions are terms of the
@@ -75,11 +75,11 @@ class Posteriors:
 
     def _over(self, part: range) -> PosteriorEngine:
         some = slice(part.start, part.stop)
-        points: Tensor | StreamedPoints
+        points: Tensor | DiskPoints
         if isinstance(self.data, Rows):
             whole = len(part) == len(self.data)
             rows = self.data if whole else self.data.select(torch.arange(part.start, part.stop))
-            points = StreamedPoints(rows)
+            points = DiskPoints(rows)
         else:
             points = self.data[some].reshape(len(part), -1)
         return PosteriorEngine(points, self.log_prior[some], memory_limit=self.memory_limit)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memdiff.kernel.engine import PosteriorEngine
-from memdiff.kernel.locking import Trajectory
-from memdiff.kernel.partial import PartialPosterior
+from memdiff.kernel.engine import PosteriorEngine, refuse_empty
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.softmax import PartialPosterior
+from memdiff.kernel.trajectories import Trajectory
 
 __all__ = ["LabelledEngine"]
 
@@ -46,12 +47,9 @@ class LabelledEngine:
 
     def __call__(
         self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        *,
+        queries: Queries,
         labels: Tensor,
-        exclude: Tensor | None = None,
+        *,
         tolerance: float = 0.0,
         trajectory: Trajectory | None = None,
         entropy: bool = True,
@@ -63,97 +61,65 @@ class LabelledEngine:
         Raises:
             ValueError: If no point is left for a query.
         """
-        result = PartialPosterior.empty(len(x), x.shape[1], x.device)
+        dim = queries.x.shape[1]
+        result = PartialPosterior.empty(len(queries), dim, labels.device)
         parts = None
         if trajectory is not None and tolerance > 0.0:
-            parts = trajectory.by_label(labels, x.shape[1], x.device)
+            parts = trajectory.by_label(labels, dim, labels.device)
         for label, rows in self._groups(labels):
-            engine = self._engine(label, rows, exclude)
-            part = engine(
-                x[rows],
-                scale[rows],
-                sigma[rows],
-                exclude=self._exclusion(label, rows, exclude),
-                tolerance=tolerance,
-                trajectory=None if parts is None else parts[label],
-                entropy=entropy,
-            )
+            engine, some = self._part(label, rows, queries)
+            memory = None if parts is None else parts[label]
+            part = engine(some, tolerance=tolerance, trajectory=memory, entropy=entropy)
             part.top_index = self._members[label][part.top_index]
             result.put(rows, part)
         return result
 
-    def weights(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        *,
-        labels: Tensor,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
+    def weights(self, queries: Queries, labels: Tensor) -> Tensor:
         """All weights, float64 ``(B, N)``; for small B x N."""
-        result = torch.zeros(len(x), len(self.labels), dtype=torch.float64, device=x.device)
+        result = queries.x.new_zeros(len(queries), len(self.labels))
         for label, rows in self._groups(labels):
-            gone = self._exclusion(label, rows, exclude)
-            engine = self._engine(label, rows, exclude)
-            found = engine.weights(x[rows], scale[rows], sigma[rows], exclude=gone)
-            result[rows[:, None], self._members[label][None]] = found
+            engine, some = self._part(label, rows, queries)
+            result[rows[:, None], self._members[label][None]] = engine.weights(some)
         return result
 
-    def covariance_product(
-        self,
-        x: Tensor,
-        scale: Tensor,
-        sigma: Tensor,
-        vectors: Tensor,
-        *,
-        labels: Tensor,
-        exclude: Tensor | None = None,
-    ) -> Tensor:
-        """Product of the posterior covariance with one vector a query, float64 ``(B, d)``."""
-        result = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+    def covariance_product(self, queries: Queries, vectors: Tensor, labels: Tensor) -> Tensor:
+        """Product of the posterior covariance with one vector per query, float64 ``(B, d)``."""
+        result = torch.zeros_like(queries.x)
         for label, rows in self._groups(labels):
-            gone = self._exclusion(label, rows, exclude)
-            engine = self._engine(label, rows, exclude)
-            arguments = (x[rows], scale[rows], sigma[rows], vectors[rows])
-            result[rows] = engine.covariance_product(*arguments, exclude=gone)
+            engine, some = self._part(label, rows, queries)
+            result[rows] = engine.covariance_product(some, vectors[rows])
         return result
 
     def radius(self, labels: Tensor) -> Tensor:
         """Largest distance of a point from the mean of those of its label, float64 ``(B,)``."""
         result = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
         for label, rows in self._groups(labels):
-            result[rows] = self._engine(label, rows, None).radius
+            result[rows] = self._engine(label).radius
         return result
 
     def _groups(self, labels: Tensor) -> list[tuple[int, Tensor]]:
         """The labels that occur, and the queries that have each."""
         return [(label, (labels == label).nonzero()[:, 0]) for label in labels.unique().tolist()]
 
-    def _engine(self, label: int, rows: Tensor, exclude: Tensor | None) -> PosteriorEngine:
-        """The engine of a label, for queries some of whose points may be left out."""
-        members = self._members[label]
+    def _part(self, label: int, rows: Tensor, queries: Queries) -> tuple[PosteriorEngine, Queries]:
+        """The engine of a label, and the queries ``rows`` as it knows them."""
+        members, exclude = self._members[label], queries.prior.exclude
         left = torch.full_like(rows, int((self.log_prior[members] > -torch.inf).sum()))
-        gone = self._exclusion(label, rows, exclude)
-        if gone is not None:
-            counted = self.log_prior[members[gone.clamp_min(0)]] > -torch.inf
-            left -= ((gone >= 0) & counted).to(torch.int64)
-        if bool((left == 0).any()):
-            query = int(rows[(left == 0).nonzero()[0, 0]])
-            raise ValueError(
-                f"no training point is left for query {query}: its condition or exclusion "
-                "removes all of them. Give training points that share the condition."
-            )
+        if exclude is not None:
+            gone = exclude[rows]
+            mine = (gone >= 0) & (self.labels[gone.clamp_min(0)] == label)
+            exclude = torch.where(mine, self._place[gone.clamp_min(0)], -1)
+            left -= (mine & (self.log_prior[gone.clamp_min(0)] > -torch.inf)).to(torch.int64)
+        empty = torch.zeros(len(queries), dtype=torch.bool, device=rows.device)
+        empty[rows] = left == 0
+        refuse_empty(empty)
+        some = (queries.x[rows], queries.scale[rows], queries.sigma[rows])
+        return self._engine(label), Queries.of(*some, exclude=exclude)
+
+    def _engine(self, label: int) -> PosteriorEngine:
         if label not in self._engines:
+            members = self._members[label]
             self._engines[label] = PosteriorEngine(
                 self.points[members], self.log_prior[members], memory_limit=self.memory_limit
             )
         return self._engines[label]
-
-    def _exclusion(self, label: int, rows: Tensor, exclude: Tensor | None) -> Tensor | None:
-        """Points of a label that the queries ``rows`` leave out; -1 for none of them."""
-        if exclude is None:
-            return None
-        gone = exclude[rows]
-        mine = (gone >= 0) & (self.labels[gone.clamp_min(0)] == label)
-        return torch.where(mine, self._place[gone.clamp_min(0)], -1)

@@ -21,7 +21,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["SplitCoordinates"]
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.softmax import PartialPosterior
+
+__all__ = ["SplitCoordinates", "lifted", "missing"]
 
 # Rows of the subsample, extra directions of the range finder, passes of subspace iteration.
 _SAMPLE, _OVERSAMPLING, _PASSES = 4000, 16, 2
@@ -95,6 +98,52 @@ class SplitCoordinates:
         """Principal coordinates ``(B, K)`` and residual norms ``(B,)`` of centred queries."""
         projected = x @ self.basis
         return projected, (x - projected @ self.basis.T).norm(dim=1)
+
+
+def missing(
+    inside: Tensor, rest: Tensor, queries: Queries, split: SplitCoordinates, unit: float
+) -> Tensor:
+    r"""Error of the logits of a query that are taken in principal coordinates, ``(B,)``.
+
+    With the rest :math:`R`, they miss :math:`(2 m\, R x \cdot R X_n - m^2 |R X_n|^2) / 2 \sigma^2`
+    each, besides a constant, and the mean misses less than the largest :math:`|R X_n|`. Where both
+    are below the accuracy asked for, both matrix products shrink from ``d`` to ``K`` dimensions.
+
+    Args:
+        inside: Principal coordinates of the centred queries, ``(B, K)``.
+        rest: Norm of their residual, ``(B,)``.
+        queries: The queries.
+        split: The split coordinates of the points.
+        unit: Unit roundoff of the dtype that the coordinates of the points are kept in.
+    """
+    moved, radius = queries.scale * split.residual, queries.scale * split.radius
+    rounding = unit * radius * (inside.norm(dim=1) + radius)
+    return (moved * rest + 0.5 * moved**2 + rounding) / queries.sigma**2
+
+
+def lifted(
+    part: PartialPosterior,
+    inside: Tensor,
+    rest: Tensor,
+    queries: Queries,
+    split: SplitCoordinates,
+    unit: float,
+) -> PartialPosterior:
+    r"""Sums over all points in ``d`` dimensions from those in principal coordinates.
+
+    Arguments as of :func:`missing`, with ``rest`` the residual itself, ``(B, d)``.
+    """
+    length = rest.norm(dim=1)
+    missed = missing(inside, length, queries, split, unit)
+    return PartialPosterior(
+        top_logit=part.top_logit - 0.5 * (length / queries.sigma) ** 2,
+        top_index=part.top_index,
+        total=part.total,
+        residual_sum=part.residual_sum @ split.basis.T - part.total[:, None] * rest,
+        entropy_sum=part.entropy_sum,
+        logit_error=part.logit_error + missed,
+        sum_error=part.sum_error + queries.scale * (split.residual + unit * split.radius),
+    )
 
 
 def _principal(sample: Tensor, directions: int, generator: torch.Generator) -> Tensor:

@@ -1,18 +1,25 @@
-"""The online softmax: sums over blocks of logits, relative to a shift that seldom moves."""
+"""The running softmax: sums over blocks of logits, and sums over disjoint points that merge.
+
+References:
+    Milakov, Gimelshein, *Online normalizer calculation for softmax*, arXiv:1805.02867.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from memdiff.kernel.logits import GroupedTop
-from memdiff.kernel.partial import LOGIT_FLOOR, PartialPosterior
+from memdiff.kernel.screen import GroupedTop
 
-__all__ = ["LOG2E", "OnlineSums", "is_moderate"]
+__all__ = ["LOG2E", "LOGIT_FLOOR", "PartialPosterior", "RunningSoftmax", "is_moderate"]
 
+# Shifted logits are clamped here before exp: weights below 1e-30 change no digit, and denormal
+# numbers, which would follow, slow the weighted sum by an order of magnitude.
+LOGIT_FLOOR = -69.0
 LOG2E = 1.0 / math.log(2.0)
 # Logits may rise this far above the shift before it is renewed; float32 reaches to 127.
 _HEADROOM = 30.0
@@ -21,24 +28,95 @@ _HEADROOM = 30.0
 _MODERATE = 90.0
 
 
+@dataclass
+class PartialPosterior:
+    """Sums over some of the training points, relative to the largest logit among them.
+
+    Attributes:
+        top_logit: Largest logit, shape ``(B,)``; ``-inf`` while no point has been seen.
+        top_index: Index of the point that has it (the smallest one of several), shape ``(B,)``.
+        total: Sum of ``exp(logit - top_logit)``, shape ``(B,)``.
+        residual_sum: Sum of ``exp(logit - top_logit) (m x_n - x)``, shape ``(B, d)``.
+        entropy_sum: Sum of ``exp(logit - top_logit) (logit - top_logit)``, shape ``(B,)``.
+        logit_error: Bound of the absolute error of every logit, shape ``(B,)``.
+        sum_error: Bound of what rounding and left-out points add to the Euclidean error of
+            ``residual_sum / total``, shape ``(B,)``.
+    """
+
+    top_logit: Tensor
+    top_index: Tensor
+    total: Tensor
+    residual_sum: Tensor
+    entropy_sum: Tensor
+    logit_error: Tensor
+    sum_error: Tensor
+
+    @classmethod
+    def empty(cls, num: int, dim: int, device: torch.device) -> PartialPosterior:
+        """The neutral element of :meth:`merge` for ``num`` queries in ``dim`` dimensions."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        return cls(
+            top_logit=torch.full((num,), -math.inf, dtype=torch.float64, device=device),
+            top_index=torch.full((num,), -1, dtype=torch.int64, device=device),
+            total=zeros(num),
+            residual_sum=zeros(num, dim),
+            entropy_sum=zeros(num),
+            logit_error=zeros(num),
+            sum_error=zeros(num),
+        )
+
+    def merge(self, other: PartialPosterior) -> PartialPosterior:
+        """Combine two disjoint sets of points; associative and commutative up to rounding."""
+        top = torch.maximum(self.top_logit, other.top_logit)
+        index = torch.where(other.top_logit > self.top_logit, other.top_index, self.top_index)
+        tie = (other.top_logit == self.top_logit) & (other.top_index >= 0) & (self.top_index >= 0)
+        index = torch.where(tie, torch.minimum(self.top_index, other.top_index), index)
+        mine, others = self.rescaled(top), other.rescaled(top)
+        return PartialPosterior(
+            top_logit=top,
+            top_index=index,
+            total=mine[0] + others[0],
+            residual_sum=mine[1] + others[1],
+            entropy_sum=mine[2] + others[2],
+            logit_error=torch.maximum(self.logit_error, other.logit_error),
+            sum_error=torch.maximum(self.sum_error, other.sum_error),
+        )
+
+    def rescaled(self, top: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Total, residual sum and entropy sum relative to a logit ``top``, ``(B,)``."""
+        # An empty part has zero sums, and -inf - -inf must not reach them: any finite shift does.
+        shift = torch.where(self.top_logit == -math.inf, LOGIT_FLOOR, self.top_logit - top)
+        factor = shift.exp()
+        entropy = factor * (self.entropy_sum + shift.clamp_min(-700.0) * self.total)
+        return factor * self.total, factor[:, None] * self.residual_sum, entropy
+
+    def put(self, rows: Tensor, part: PartialPosterior) -> None:
+        """Write the sums of some of the queries, in place."""
+        for field in fields(self):
+            getattr(self, field.name)[rows] = getattr(part, field.name)
+
+
 def is_moderate(largest: float, radius: float) -> bool:
     """Whether logits in base 2 are exponents as they are: no shift, and nothing underflows.
 
     Args:
         largest: Bound of their magnitude.
-        radius: Largest coordinate of a point that they weigh.
+        radius: Largest norm of a point that they weigh.
     """
     return radius > 0.0 and largest + abs(math.log2(radius)) <= _MODERATE
 
 
-class OnlineSums:
+class RunningSoftmax:
     """The running sums of some queries over blocks of points.
 
     Logits are in base 2, and relative to a shift that is renewed where they exceed it by far, so
     that most blocks leave the sums of earlier ones as they are.
 
     Args:
-        scale: :math:`m`, float64 ``(B,)``.
+        scale: :math:`m` over the unit of the points that are added, float64 ``(B,)``.
         centred: Queries less the scaled centre of the points, float64 ``(B, d)``.
         product: ``(weights (B, K), points (K, d)) -> (B, d)``.
         dtype: Of the logits.

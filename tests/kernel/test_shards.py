@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memdiff.kernel import PosteriorEngine, Trajectory
-from memdiff.kernel.sharded import ShardedEngine
+from memdiff.kernel import PosteriorEngine, Queries, Trajectory
+from memdiff.kernel.shards import ShardedEngine
 
 FIELDS = ("top_logit", "top_index", "total", "residual_sum", "entropy_sum")
 
@@ -61,21 +61,21 @@ def test_the_number_of_shards_changes_nothing(
             theirs = theirs[None] if isinstance(chosen, slice) else theirs
             return torch.where(wanted[queries][:, None] == theirs, 0.0, -math.inf).double()
 
-        arguments["log_prior"] = prior
+        arguments["terms"] = prior
     if excluding and not (labelled and num < 6):
         arguments["exclude"] = torch.tensor([0, num - 1, -1, num // 2, -1, 1])
 
     def run(ranks):
         engine = sharded(points, log_prior, ranks)
         return (
-            engine(x, scale, sigma, **arguments),
-            engine.weights(x, scale, sigma, **arguments),
-            engine.covariance_product(x, scale, sigma, vectors, **arguments),
+            engine(Queries.of(x, scale, sigma, **arguments)),
+            engine.weights(Queries.of(x, scale, sigma, **arguments)),
+            engine.covariance_product(Queries.of(x, scale, sigma, **arguments), vectors),
             engine.radius,
         )
 
     results = in_ranks(count, run)
-    part = whole(x, scale, sigma, **arguments)
+    part = whole(Queries.of(x, scale, sigma, **arguments))
     mean = part.residual_sum / part.total[:, None]
     tolerance = {"rtol": 1e-9, "atol": 1e-9}
     for found, weights, product, radius in results:
@@ -84,10 +84,12 @@ def test_the_number_of_shards_changes_nothing(
         torch.testing.assert_close(found.total, part.total, **tolerance)
         torch.testing.assert_close(found.entropy_sum, part.entropy_sum, **tolerance)
         torch.testing.assert_close(found.residual_sum / found.total[:, None], mean, **tolerance)
-        torch.testing.assert_close(weights, whole.weights(x, scale, sigma, **arguments))
+        torch.testing.assert_close(
+            weights, whole.weights(Queries.of(x, scale, sigma, **arguments))
+        )
         torch.testing.assert_close(
             product,
-            whole.covariance_product(x, scale, sigma, vectors, **arguments),
+            whole.covariance_product(Queries.of(x, scale, sigma, **arguments), vectors),
             rtol=1e-8,
             atol=1e-8,
         )
@@ -99,13 +101,13 @@ def test_the_number_of_shards_changes_nothing(
 def test_float32_points_keep_their_accuracy_and_their_bounds(in_ranks, sigma):
     points, log_prior, x, scale, _, _ = problem(1, 3000, 16, 24, torch.float32)
     exact = PosteriorEngine(points.double(), log_prior)(
-        x, scale, torch.full((24,), sigma).double()
+        Queries.of(x, scale, torch.full((24,), sigma).double())
     )
     truth = exact.residual_sum / exact.total[:, None]
 
     def run(ranks):
         engine = sharded(points, log_prior, ranks)
-        return engine(x, scale, torch.full((24,), sigma).double()), engine.radius
+        return engine(Queries.of(x, scale, torch.full((24,), sigma).double())), engine.radius
 
     found, radius = in_ranks(3, run)[0]
     error = (found.residual_sum / found.total[:, None] - truth).norm(dim=1)
@@ -116,8 +118,10 @@ def test_float32_points_keep_their_accuracy_and_their_bounds(in_ranks, sigma):
 
 def test_more_ranks_than_points(in_ranks):
     points, log_prior, x, scale, sigma, _ = problem(2, 2, 3, 4)
-    part = PosteriorEngine(points, log_prior)(x, scale, sigma)
-    found = in_ranks(5, lambda ranks: sharded(points, log_prior, ranks)(x, scale, sigma))[4]
+    part = PosteriorEngine(points, log_prior)(Queries.of(x, scale, sigma))
+    found = in_ranks(
+        5, lambda ranks: sharded(points, log_prior, ranks)(Queries.of(x, scale, sigma))
+    )[4]
     assert torch.equal(found.top_index, part.top_index)
     torch.testing.assert_close(found.total, part.total)
 
@@ -131,7 +135,10 @@ def test_no_point_left_on_any_rank_is_refused(in_ranks):
 
     with pytest.raises(ValueError, match="left for query 1"):
         in_ranks(
-            2, lambda ranks: sharded(points, log_prior, ranks)(x, scale, sigma, log_prior=nobody)
+            2,
+            lambda ranks: sharded(points, log_prior, ranks)(
+                Queries.of(x, scale, sigma, terms=nobody)
+            ),
         )
 
 
@@ -149,14 +156,16 @@ def test_a_tolerance_and_what_is_remembered_reach_the_parts(in_ranks):
         kept = []
         for sigma in (1.0, 0.5, 0.2, 0.1):
             width = torch.full((6,), sigma).double()
-            found = engine(queries, scale, width, tolerance=1e-3, trajectory=remembered)
-            exact = whole(queries, scale, width)
+            found = engine(
+                Queries.of(queries, scale, width), tolerance=1e-3, trajectory=remembered
+            )
+            exact = whole(Queries.of(queries, scale, width))
             mean = exact.residual_sum / exact.total[:, None]
             error = (found.residual_sum / found.total[:, None] - mean).norm(dim=1)
             reach = 2 * engine.radius * (2 * found.logit_error).expm1()
             assert (error <= reach + found.sum_error + 1e-6).all()
             kept.append(found.residual_sum)
-        assert any(level.pruned for level in remembered.ledger.levels())
+        assert any(level.pruned for level in remembered.counts.levels())
         return torch.stack(kept)
 
     one, other = in_ranks(2, run)

@@ -1,0 +1,146 @@
+"""The choice of a route through all points: the cheapest that is accurate for each query.
+
+Nothing here is a bound: errors are expected, or measured on a few pairs of the call, and checked
+afterwards at the heaviest point of every query.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from memdiff.kernel.dense import BlockLogits, Precision
+from memdiff.kernel.differences import exact_at
+from memdiff.kernel.points import Points
+from memdiff.kernel.products import BLOCK
+from memdiff.kernel.queries import Queries
+from memdiff.kernel.rounding import LogitRounding, unit_roundoff
+from memdiff.kernel.softmax import PartialPosterior
+
+__all__ = ["MEASURED", "Route", "choose", "exact_route", "is_wrong", "measured_error", "precision"]
+
+
+class Route(IntEnum):
+    """The ways through the points; see :mod:`memdiff.kernel`."""
+
+    FLOAT32 = 0
+    LONG_CHUNKS = 1
+    SHORT_CHUNKS = 2
+    MIXED = 3
+    FLOAT64 = 4
+    DIFFERENCES = 5
+    SCREEN = 6
+    INTEGER_SCREEN = 7
+
+
+MEASURED = (Route.FLOAT32, Route.LONG_CHUNKS, Route.SHORT_CHUNKS)
+"""Routes whose logits come from float32 products."""
+
+# Coordinates that one product sums (row `chunks` of the benchmarks).
+_CHUNKS = {Route.LONG_CHUNKS: 256, Route.SHORT_CHUNKS: 64}
+# Logits may be off by so much without a look, by so much if it is measured, and the largest one
+# afterwards: the accuracy contract is 1e-5 (1e-12 for float64 points), of which sums need a part.
+_EXPECTED = {torch.float32: 2e-6, torch.float64: 1e-13}
+_MEASURED_ERROR, _CHECKED_ERROR = 8e-6, 8e-6
+# What the rounding of a sum of float32 weights may be, relative to the residual.
+_CLOSE = 5e-6
+# Errors of products are seldom below this part of what is expected (test_routes).
+_LEAST_ERROR = 0.02
+# No tolerance makes logits rougher than this: statistics keep five digits.
+ROUGHEST = 1e-5
+# Up to this dimension sums in float64 cost little (table `posterior`, 2 dimensions).
+_SHORT = 8
+# Pairs whose errors are measured, and the largest of all errors over the largest of those.
+_QUERIES, _POINTS, _SAFETY = 16, 64, 2.0
+
+
+def precision(route: Route, points: Points) -> Precision:
+    """How a route through all points computes."""
+    double, own = torch.float64, points.dtype
+    if route == Route.FLOAT32:
+        return Precision(own, own, own)
+    if route in _CHUNKS:
+        return Precision(double, own, own, _CHUNKS[route])
+    return Precision(double, own, own if route == Route.MIXED else double)
+
+
+def choose(points: Points, queries: Queries, tolerance: float) -> Tensor:
+    """The cheapest accurate route through all points of every query, int64 ``(B,)``.
+
+    Args:
+        points: The training points.
+        queries: The queries.
+        tolerance: Relative error of a weight that rounding may make.
+    """
+    single = points.dtype == torch.float32
+    # Sums of float32 weights are off by about a unit of the radius: too much near a residual.
+    unit = 2.0 * unit_roundoff(torch.float32) * queries.scale * points.radius
+    close = unit > 0.3 * _CLOSE * queries.sigma * math.sqrt(points.dim)
+    routes = exact_route(points, queries)
+    mixed = ~close & single & (points.dim > _SHORT) & (routes == int(Route.FLOAT64))
+    routes[mixed] = int(Route.MIXED)
+    rounding = LogitRounding.of(points, queries, points.dtype)
+    rough = max(min(tolerance, ROUGHEST), _EXPECTED[points.dtype])
+    settled = rounding.expected <= _EXPECTED[points.dtype]
+    if tolerance > 0.0:
+        settled |= rounding.typical <= rough
+    routes[settled] = int(Route.FLOAT32)
+    if not single:
+        return routes
+    hopeful = ~settled & ~close & (_LEAST_ERROR * rounding.expected <= _MEASURED_ERROR)
+    left = hopeful.nonzero()[:, 0]
+    for route in MEASURED:
+        if not len(left) or (route in _CHUNKS and points.dim < 2 * _CHUNKS[route]):
+            break
+        good = measured_error(points, queries.take(left), route) <= _MEASURED_ERROR
+        routes[left[good]] = int(route)
+        left = left[~good]
+    return routes
+
+
+def exact_route(points: Points, queries: Queries) -> Tensor:
+    """The route that is accurate whatever was measured, int64 ``(B,)``."""
+    rounding = LogitRounding.of(points, queries, torch.float64)
+    good = rounding.expected <= _EXPECTED[points.dtype]
+    return torch.where(good, int(Route.FLOAT64), int(Route.DIFFERENCES))
+
+
+def measured_error(points: Points, queries: Queries, route: Route) -> Tensor:
+    """Estimate of the largest error of a logit by a route of float32 products, ``(B,)``.
+
+    Errors of a real product are well below their bound, by how much depends on the data and on
+    the library. They are taken for a few queries, at points spread over the first block and at
+    the nearest ones there, and carried to all queries in proportion to the bound.
+    """
+    bound = LogitRounding.of(points, queries, torch.float32).probable
+    device = queries.x.device
+    rows = torch.linspace(0, len(queries) - 1, min(_QUERIES, len(queries)), device=device).long()
+    some, block = queries.take(rows), slice(0, min(BLOCK, points.num))
+    logits = BlockLogits(points, some, precision(route, points))
+    centred = points.centred(block, torch.float32)
+    values = logits(block, logits.operands(centred), logits.bias(block))
+    spread = torch.linspace(0, block.stop - 1, min(_POINTS, block.stop), device=device).long()
+    columns = torch.cat([spread, values.argmax(1)])
+    strength = some.scale / some.sigma**2
+    query = strength[:, None] * some.centred(points)
+    exact = query @ (points.gather(columns) - points.centre).T
+    exact -= (strength * some.scale)[:, None] * points.half_norm[columns]
+    exact += some.prior.at(columns[None].expand(len(rows), -1))
+    exact -= logits.offset[:, None]
+    error = (values[:, columns].to(torch.float64) - exact).abs()
+    error = torch.where(torch.isfinite(exact), error, 0.0)
+    return _SAFETY * (error.amax(1) / bound[rows]).max() * bound
+
+
+def is_wrong(points: Points, queries: Queries, part: PartialPosterior, tolerance: float) -> Tensor:
+    """Queries whose float32 sums are found to be less accurate than asked for, ``(B,)``."""
+    top = exact_at(points, queries, part.top_index)
+    limit = max(_CHECKED_ERROR, 4.0 * min(tolerance, ROUGHEST))
+    wrong = (top - part.top_logit).abs() > limit
+    residual = (part.residual_sum / part.total[:, None]).norm(dim=1)
+    rough = 2.0 * unit_roundoff(torch.float32) * queries.scale * points.radius
+    wrong |= rough > max(_CLOSE, tolerance) * residual
+    return wrong & (part.top_index >= 0)
