@@ -78,8 +78,8 @@ def test_float32_sharpens_the_bounds_of_integers():
     x, y = pairs(200, "copies", torch.Generator().manual_seed(0))
     y[50] = y[3]
     screen, truth = screen_and_truth(x, y, "integer", group=64)
-    lower, _ = screen.group_bounds()
-    query, point, low, high = screen.pairs_below(torch.full((40,), 4.0), lower)
+    threshold = torch.full((40,), 4.0)
+    query, point, low, high = screen.pairs_below(threshold, screen.groups_below(threshold))
     exact = truth[query, point]
     assert (low <= exact).all() and (exact <= high).all()
     assert set(map(tuple, torch.stack([query, point], 1).tolist())) >= {(i, i) for i in range(40)}
@@ -101,7 +101,7 @@ def test_groups_and_pairs(group, kind):
     close = 1e-4 if kind == "float" else 0.1
     torch.testing.assert_close(lower.double(), least, rtol=close, atol=close)
     threshold = truth.median(1)[0].float() + 1e-3
-    query, point, low, high = screen.pairs_below(threshold, lower)
+    query, point, low, high = screen.pairs_below(threshold, screen.groups_below(threshold))
     wanted = (truth <= threshold[:, None]).nonzero()
     found = torch.stack([query, point], 1)
     pairs = set(map(tuple, found.tolist()))

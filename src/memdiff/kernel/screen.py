@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -143,6 +144,15 @@ class Product(Protocol):
             points: The info of their points.
         """
 
+    def bar(self, threshold: Tensor, queries: Tensor, points: Tensor) -> Tensor:
+        """Scores beyond which ``D^2``, less that constant, is above a threshold, ``(q,)``.
+
+        Args:
+            threshold: ``(q,)``.
+            queries: The info of the queries, ``(q, w)``.
+            points: The largest info of the points, ``(w,)``.
+        """
+
     def sharpened(
         self, queries: Operand, rows: Tensor, points: Operand, columns: Tensor, bounds: _Bounds
     ) -> _Bounds:
@@ -205,6 +215,12 @@ class FloatProduct:
         error = self.bound(queries[..., _NORM], points[..., _NORM])
         return scores - error, scores + error
 
+    def bar(self, threshold: Tensor, queries: Tensor, points: Tensor) -> Tensor:
+        """Scores beyond which ``D^2 - |a|^2`` is above a threshold, ``(q,)``."""
+        rounding = torch.finfo(threshold.dtype).eps * threshold.abs()
+        bar = threshold + 1.01 * self.bound(queries[:, _NORM], points[_NORM]) + rounding
+        return torch.where(threshold.isinf(), threshold, bar)
+
     def sharpened(
         self, queries: Operand, rows: Tensor, points: Operand, columns: Tensor, bounds: _Bounds
     ) -> _Bounds:
@@ -253,6 +269,14 @@ class IntegerProduct:
         lower = (square - rounding).clamp_min(0.0).sqrt() - error
         upper = (square + rounding).clamp_min(0.0).sqrt() + error
         return _outward(lower, upper)
+
+    def bar(self, threshold: Tensor, queries: Tensor, points: Tensor) -> Tensor:
+        """Scores beyond which ``D^2`` is above a threshold, ``(q,)``."""
+        norms = queries[:, _NORM] + points[_NORM]
+        error = queries[:, _ERROR] + points[_ERROR]
+        root = (1.0 + 1e-6) * (threshold.clamp_min(0.0) + _TINY).sqrt() + error
+        bar = (1.0 + 4e-6) * root.square() + 1.5 * _ROUNDING * norms.square()
+        return torch.where(threshold.isinf(), threshold, bar - queries[:, _SQUARE])
 
     def sharpened(
         self, queries: Operand, rows: Tensor, points: Operand, columns: Tensor, bounds: _Bounds
@@ -322,10 +346,16 @@ class PointBlock:
         group = math.gcd(GROUP, len(operand))
         return cls(block.start, operand, operand.square.to(operand.info.dtype), group)
 
+    @cached_property
     def group_info(self) -> Tensor:
         """Largest info in each group ``(p / group, w)``."""
         info = self.operand.info
         return info.view(-1, self.group, info.shape[1]).amax(1)
+
+    @cached_property
+    def top_info(self) -> Tensor:
+        """Largest info of all, ``(w,)``."""
+        return self.operand.info.amax(0)
 
 
 @dataclass(frozen=True)
@@ -351,16 +381,33 @@ class Screen:
         """The scores of queries and points."""
         return cls(product.scores(queries, block), queries, block, product)
 
+    @cached_property
+    def least(self) -> Tensor:
+        """Smallest score in each group, ``(q, groups)``; infinite where all is left out."""
+        if self.block.group == 1:
+            return self.values
+        return self.values.view(len(self.values), -1, self.block.group).amin(2)
+
     def group_bounds(self) -> _Bounds:
         """Lower and upper bound of the smallest ``D^2`` in each group, ``(q, groups)``.
 
         Less a constant of the query; both are infinite where all of a group is left out.
         """
-        least = self.values
-        if self.block.group > 1:
-            least = least.view(len(least), -1, self.block.group).amin(2)
         slack = None if self.slack is None else self.slack[:, None]
-        return self._interval(least, self.queries.info[:, None], self.block.group_info(), slack)
+        return self._interval(
+            self.least, self.queries.info[:, None], self.block.group_info, slack
+        )
+
+    def largest_of_nearest(self) -> Tensor:
+        """Upper bound of the smallest ``D^2`` of all, less that constant, ``(q,)``."""
+        info = (self.queries.info, self.block.top_info)
+        return self._interval(self.least.amin(1), *info, self.slack)[1]
+
+    def groups_below(self, threshold: Tensor) -> Tensor:
+        """Groups in which ``D^2 <= threshold`` cannot be ruled out, bool ``(q, groups)``."""
+        bar = self.product.bar(threshold, self.queries.info, self.block.top_info)
+        bar = bar if self.slack is None else bar + self.slack
+        return (self.least <= bar[:, None]) & (self.least < torch.inf)
 
     def _interval(
         self, scores: Tensor, queries: Tensor, points: Tensor, slack: Tensor | None
@@ -371,21 +418,19 @@ class Screen:
         return lower, self.product.interval(scores + slack, queries, points)[1]
 
     def pairs_below(
-        self, threshold: Tensor, lower: Tensor
+        self, threshold: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Pairs for which ``D^2 <= threshold``, less that constant, cannot be ruled out.
 
-        Only groups whose lower bound passes are looked at.
-
         Args:
             threshold: ``(q,)``.
-            lower: First result of :meth:`group_bounds`.
+            groups: Groups to look at, as of :meth:`groups_below`.
 
         Returns:
             Query in the block, index of the point, lower and upper bound, each ``(pairs,)``.
         """
         size = self.block.group
-        query, group = ((lower <= threshold[:, None]) & (lower < torch.inf)).nonzero(as_tuple=True)
+        query, group = groups.nonzero(as_tuple=True)
         values = self.values.view(len(self.values), -1, size)
         info = self.block.operand.info
         info = info.view(-1, size, info.shape[1])
@@ -404,8 +449,8 @@ class Screen:
             )
             found.append((row, self.block.start + place, low, high))
         if not found:
-            empty = query.new_empty(0)
-            return empty, empty, lower.new_empty(0), lower.new_empty(0)
+            empty, none = query.new_empty(0), threshold.new_empty(0)
+            return empty, empty, none, none
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -436,23 +481,43 @@ class Candidates:
         self._pending = 0
         self._kept = 0
 
-    def absorb(self, screen: Screen) -> None:
-        """Take what one block of points adds."""
-        lower, upper = screen.group_bounds()
+    def absorb(self, screen: Screen, most: float = math.inf) -> None:
+        """Take what one block of points adds.
+
+        Args:
+            screen: The block.
+            most: Groups of the block that may have a candidate; a query with more is given up.
+        """
         if self.k == 1:
-            upper = upper.amin(1, keepdim=True)
-            self._uppers = torch.minimum(self._uppers, upper)
+            # Where no group comes below, the smallest upper bound stays what it is.
+            groups = screen.groups_below(self._threshold)
+            if not bool(groups.any()):
+                return
+            upper = screen.largest_of_nearest()
+            self._threshold = torch.minimum(self._threshold, upper + self._reach)
+            groups = screen.groups_below(self._threshold)
         else:
+            lower, upper = screen.group_bounds()
             self._uppers = torch.cat([self._uppers, upper], 1).topk(
                 self.k, dim=1, largest=False, sorted=True
             )[0]
-        self._threshold = torch.minimum(self._threshold, self._uppers[:, -1] + self._reach)
-        pairs = screen.pairs_below(self._threshold, lower)
+            self._threshold = torch.minimum(self._threshold, self._uppers[:, -1] + self._reach)
+            groups = (lower <= self._threshold[:, None]) & (lower < torch.inf)
+        if most < groups.shape[1]:
+            over = groups.sum(1) > most
+            self._give_up(over)
+            groups &= ~over[:, None]
+        pairs = screen.pairs_below(self._threshold, groups)
         if len(pairs[0]):
             self._parts.append(pairs)
             self._pending += len(pairs[0])
         if self._pending > 2 * self._kept + len(self.overflowed) * (4 * self.k + 16):
             self._prune()
+
+    def _give_up(self, over: Tensor) -> None:
+        self.overflowed |= over
+        self.all_overflowed = bool(self.overflowed.all())
+        self._threshold.masked_fill_(over, -torch.inf)
 
     def _prune(self) -> None:
         if not self._parts:
@@ -473,9 +538,7 @@ class Candidates:
         self._threshold = torch.minimum(self._threshold, kth + self._reach)
         keep = lower <= self._threshold[query]
         over = torch.bincount(query[keep], minlength=number) > self.capacity
-        self.overflowed |= over
-        self.all_overflowed = bool(self.overflowed.all())
-        self._threshold.masked_fill_(over, -torch.inf)
+        self._give_up(over)
         keep &= ~over[query]
         self._parts = [(query[keep], point[keep], lower[keep], upper[keep])]
         self._pending = self._kept = int(keep.sum())
@@ -535,10 +598,12 @@ def weight_candidates(
         if prior.terms is not None:
             screen.values.add_((factor * prior.bound).to(screen.values.dtype)[:, None])
         prior.restrict(screen.values, some, -factor, math.inf)
-        found.absorb(Screen(screen.values, operand, screen.block, product, slack))
-        if some.start == 0 and most < some.stop:
+        first = some.start == 0 and most < some.stop
+        screen = Screen(screen.values, operand, screen.block, product, slack)
+        found.absorb(screen, most if first else math.inf)
+        if first:
             rows, _ = found.result()
-            given_up = torch.bincount(rows, minlength=len(queries)) > most
+            given_up = found.overflowed | (torch.bincount(rows, minlength=len(queries)) > most)
             if bool(given_up.any()):
                 break
     else:

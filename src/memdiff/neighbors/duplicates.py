@@ -174,7 +174,7 @@ def _linked(
             # Norms are rounded up, so the threshold can only be too generous.
             threshold = scaled**2 * (1.0 + 1e-6) - _squares_below(operand)
             threshold.masked_fill_(redundant[start:stop], -torch.inf)
-            query, point, _, _ = screen.pairs_below(threshold, screen.group_bounds()[0])
+            query, point, _, _ = screen.pairs_below(threshold, screen.groups_below(threshold))
             query = query + start
             wanted = query < point
             query, point = query[wanted], point[wanted]
