@@ -133,8 +133,10 @@ def test_blocks_chunks_and_order_do_not_matter(dtype, sigma):
 # Where each route is accurate; the screens everywhere.
 LEVELS = {
     Route.FLOAT32: [5.0, 30.0],
-    Route.LONG_CHUNKS: [5.0, 30.0],
-    Route.SHORT_CHUNKS: [5.0, 30.0],
+    Route.CHUNKS_256: [5.0, 30.0],
+    Route.CHUNKS_128: [5.0, 30.0],
+    Route.CHUNKS_64: [3.0, 30.0],
+    Route.CHUNKS_32: [3.0, 30.0],
     Route.MIXED: [2.0, 30.0],
     Route.FLOAT64: [0.3, 30.0],
     Route.DIFFERENCES: [1e-3, 1.0, 30.0],

@@ -27,20 +27,27 @@ class Route(IntEnum):
     """The ways through the points; see :mod:`memdiff.kernel`."""
 
     FLOAT32 = 0
-    LONG_CHUNKS = 1
-    SHORT_CHUNKS = 2
-    MIXED = 3
-    FLOAT64 = 4
-    DIFFERENCES = 5
-    SCREEN = 6
-    INTEGER_SCREEN = 7
+    CHUNKS_256 = 1
+    CHUNKS_128 = 2
+    CHUNKS_64 = 3
+    CHUNKS_32 = 4
+    MIXED = 5
+    FLOAT64 = 6
+    DIFFERENCES = 7
+    SCREEN = 8
+    INTEGER_SCREEN = 9
 
 
-MEASURED = (Route.FLOAT32, Route.LONG_CHUNKS, Route.SHORT_CHUNKS)
+# Coordinates that one product sums; time and error of each are in table `chunks`.
+_CHUNKS = {
+    Route.CHUNKS_256: 256,
+    Route.CHUNKS_128: 128,
+    Route.CHUNKS_64: 64,
+    Route.CHUNKS_32: 32,
+}
+MEASURED = (Route.FLOAT32, *_CHUNKS)
 """Routes whose logits come from float32 products."""
 
-# Coordinates that one product sums (row `chunks` of the benchmarks).
-_CHUNKS = {Route.LONG_CHUNKS: 256, Route.SHORT_CHUNKS: 64}
 # Logits may be off by so much without a look, by so much if it is measured, and the largest one
 # afterwards: the accuracy contract is 1e-5 (1e-12 for float64 points), of which sums need a part.
 _EXPECTED = {torch.float32: 2e-6, torch.float64: 1e-13}
@@ -92,10 +99,17 @@ def choose(points: Points, queries: Queries, tolerance: float) -> Tensor:
         return routes
     hopeful = ~settled & ~close & (_LEAST_ERROR * rounding.expected <= _MEASURED_ERROR)
     left = hopeful.nonzero()[:, 0]
+    found = torch.zeros_like(rounding.magnitude)
     for route in MEASURED:
-        if not len(left) or (route in _CHUNKS and points.dim < 2 * _CHUNKS[route]):
-            break
-        good = measured_error(points, queries.take(left), route) <= _MEASURED_ERROR
+        length = _CHUNKS.get(route, points.dim)
+        # Errors fall about as the root of the length: routes that are bound to fail are not tried.
+        promise = found[left] * math.sqrt(length / points.dim) <= 2.0 * _MEASURED_ERROR
+        if not bool(promise.any()) or (route in _CHUNKS and points.dim < 2 * length):
+            continue
+        error = measured_error(points, queries.take(left), route)
+        if route == Route.FLOAT32:
+            found[left] = error
+        good = error <= _MEASURED_ERROR
         routes[left[good]] = int(route)
         left = left[~good]
     return routes

@@ -139,7 +139,7 @@ class PosteriorEngine:
         routes = left.new_full((len(queries),), -1)
         if len(left):
             routes[left] = choose(self.points, queries.take(left), tolerance)
-            sharp = left if self.num >= _MANY_POINTS else left[routes[left] > max(MEASURED)]
+            sharp = left if self.num >= _MANY_POINTS else left[routes[left] > Route.FLOAT32]
             # Of many points a screen needs one product where all of them need two.
             lost = self._screened(Route.SCREEN, queries, sharp, result)
             routes[sharp[~torch.isin(sharp, lost)]] = -1
