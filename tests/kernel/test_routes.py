@@ -75,7 +75,7 @@ def test_an_optimistic_measurement_is_found_out(monkeypatch, num, dim, sigma):
     """Float32 is taken where it must not be: the check at the top points gives it back."""
     points, x, scale, level = cube(num, dim, sigma)
     monkeypatch.setattr(
-        choice_module, "measured_error", lambda points, x, *_: torch.zeros(len(x)).double()
+        choice_module, "measured_error", lambda points, x, *_: (torch.zeros(len(x)).double(), None)
     )
     monkeypatch.setattr(choice_module, "_LEAST_ERROR", 0.0)
     monkeypatch.setattr(choice_module, "_CHECKED_ERROR", 1e-9)

@@ -99,19 +99,20 @@ def choose(points: Points, queries: Queries, tolerance: float) -> Tensor:
         return routes
     hopeful = ~settled & ~close & (_LEAST_ERROR * rounding.expected <= _MEASURED_ERROR)
     left = hopeful.nonzero()[:, 0]
-    found = torch.zeros_like(rounding.magnitude)
+    found, nearest = torch.zeros_like(rounding.magnitude), None
     for route in MEASURED:
         length = _CHUNKS.get(route, points.dim)
         # Errors fall about as the root of the length: routes that are bound to fail are not tried.
         promise = found[left] * math.sqrt(length / points.dim) <= 2.0 * _MEASURED_ERROR
         if not bool(promise.any()) or (route in _CHUNKS and points.dim < 2 * length):
             continue
-        error = measured_error(points, queries.take(left), route)
+        error, nearest = measured_error(points, queries.take(left), route, nearest)
         if route == Route.FLOAT32:
             found[left] = error
         good = error <= _MEASURED_ERROR
         routes[left[good]] = int(route)
-        left = left[~good]
+        if bool(good.any()):
+            left, nearest = left[~good], None
     return routes
 
 
@@ -122,31 +123,53 @@ def exact_route(points: Points, queries: Queries) -> Tensor:
     return torch.where(good, int(Route.FLOAT64), int(Route.DIFFERENCES))
 
 
-def measured_error(points: Points, queries: Queries, route: Route) -> Tensor:
-    """Estimate of the largest error of a logit by a route of float32 products, ``(B,)``.
+def measured_error(
+    points: Points, queries: Queries, route: Route, nearest: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Estimate of the largest error of a logit by a route of float32 products.
 
     Errors of a real product are well below their bound, by how much depends on the data and on
     the library. They are taken for a few queries, at points spread over the first block and at
     the nearest ones there, and carried to all queries in proportion to the bound.
+
+    Args:
+        points: The training points.
+        queries: The queries.
+        route: The route.
+        nearest: Points of the first block, one near each query that is looked at, where they are
+            known from another route.
+
+    Returns:
+        float64 tensor with shape ``(B,)``, a measurement and no bound; and the points that were
+        nearest.
     """
     bound = LogitRounding.of(points, queries, torch.float32).probable
     device = queries.x.device
     rows = torch.linspace(0, len(queries) - 1, min(_QUERIES, len(queries)), device=device).long()
     some, block = queries.take(rows), slice(0, min(BLOCK, points.num))
     logits = BlockLogits(points, some, precision(route, points))
-    centred = points.centred(block, torch.float32)
-    values = logits(block, logits.operands(centred), logits.bias(block))
     spread = torch.linspace(0, block.stop - 1, min(_POINTS, block.stop), device=device).long()
-    columns = torch.cat([spread, values.argmax(1)])
+    whole = nearest is None
+    if nearest is None:
+        centred = points.centred(block, torch.float32)
+        values = logits(block, logits.operands(centred), logits.bias(block))
+        nearest = values.argmax(1)
+        columns = torch.cat([spread, nearest])
+        values = values[:, columns].to(torch.float64)
+    else:
+        columns = torch.cat([spread, nearest])
+        centred = ((points.gather(columns) - points.centre) * points.unit).to(torch.float32)
+        values = logits.products(logits.operands(centred)).to(torch.float64)
+        values += logits.terms(columns)
     strength = some.scale / some.sigma**2
-    query = strength[:, None] * some.centred(points)
-    exact = query @ (points.gather(columns) - points.centre).T
-    exact -= (strength * some.scale)[:, None] * points.half_norm[columns]
-    exact += some.prior.at(columns[None].expand(len(rows), -1))
-    exact -= logits.offset[:, None]
-    error = (values[:, columns].to(torch.float64) - exact).abs()
-    error = torch.where(torch.isfinite(exact), error, 0.0)
-    return _SAFETY * (error.amax(1) / bound[rows]).max() * bound
+    exact = (strength[:, None] * some.centred(points)) @ (points.gather(columns) - points.centre).T
+    exact += logits.terms(columns)
+    if whole:
+        exact += some.prior.at(columns[None].expand(len(rows), -1))
+        exact -= some.prior.log_prior[columns]
+    exact = torch.where(torch.isfinite(exact), exact, values)
+    error = (values - exact).abs()
+    return _SAFETY * (error.amax(1) / bound[rows]).max() * bound, nearest
 
 
 def is_wrong(points: Points, queries: Queries, part: PartialPosterior, tolerance: float) -> Tensor:

@@ -109,12 +109,12 @@ class BlockLogits:
             operands: What :meth:`operands` makes of them.
             bias: What :meth:`bias` gives.
         """
-        if self.chunk:
-            values = self._sum_of_products(operands)
+        if bias is not None and not self.chunk:
+            values = self.path.logits(self.parts[0], operands[0], bias)
+        else:
+            values = self.products(operands)
             if bias is not None:
                 values.add_(bias)
-        else:
-            values = self.path.logits(self.parts[0], operands[0], bias)
         if bias is None:
             half_norm = self.points.half_norm[block] - self.common[0]
             log_prior = self.prior.log_prior[block] - self.common[1]
@@ -122,15 +122,23 @@ class BlockLogits:
             rows = (unit * self.curvature).to(self.dtype)[:, None]
             values.addcmul_(rows, (half_norm / unit).to(self.dtype)[None], value=-1.0)
             values.add_((self.base * log_prior).to(self.dtype)[None])
-        factor = torch.full_like(self.curvature, self.base)
-        self.prior.restrict(values, block, factor, -math.inf)
+        if self.prior.terms is not None or self.prior.exclude is not None:
+            factor = torch.full_like(self.curvature, self.base)
+            self.prior.restrict(values, block, factor, -math.inf)
         return values
 
-    def _sum_of_products(self, operands: list[Tensor]) -> Tensor:
+    def products(self, operands: list[Tensor]) -> Tensor:
+        """The products alone, ``(B, K)``."""
         values = self.path.logits(self.parts[0], operands[0], None).to(self.dtype)
         for query, near in zip(self.parts[1:], operands[1:], strict=True):
             values.add_(self.path.logits(query, near, None))
         return values
+
+    def terms(self, index: Tensor) -> Tensor:
+        """What points ``(K,)`` add to the products, without conditions, float64 ``(B, K)``."""
+        half_norm = self.points.half_norm[index] - self.common[0]
+        log_prior = self.base * (self.prior.log_prior[index] - self.common[1])
+        return log_prior - self.curvature[:, None] * half_norm
 
 
 def dense(

@@ -394,9 +394,7 @@ class Screen:
         Less a constant of the query; both are infinite where all of a group is left out.
         """
         slack = None if self.slack is None else self.slack[:, None]
-        return self._interval(
-            self.least, self.queries.info[:, None], self.block.group_info, slack
-        )
+        return self._interval(self.least, self.queries.info[:, None], self.block.group_info, slack)
 
     def largest_of_nearest(self) -> Tensor:
         """Upper bound of the smallest ``D^2`` of all, less that constant, ``(q,)``."""
