@@ -8,8 +8,9 @@ import torch
 from memdiff.kernel import PartialPosterior, PosteriorEngine, Queries, Trajectory
 from memdiff.kernel import engine as engine_module
 from memdiff.kernel import points as points_module
+from memdiff.kernel.candidates import weight_candidates
 from memdiff.kernel.choice import Route
-from memdiff.kernel.screen import IntegerProduct, PointBlock, Screen, weight_candidates
+from memdiff.kernel.screen import IntegerProduct, PointBlock, Screen
 
 QUERIES, NUM, DIM = 12, 6000, 60
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from memdiff.kernel import PosteriorEngine, Queries, Trajectory
+from memdiff.kernel.candidates import weight_candidates
 from memdiff.kernel.dense import BlockLogits, Precision
-from memdiff.kernel.screen import FloatProduct, weight_candidates
+from memdiff.kernel.screen import FloatProduct
 from memdiff.kernel.softmax import LOG2E, RunningSoftmax, is_moderate
 
 QUERIES, NUM, DIM = 5, 300, 3

@@ -7,13 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+from memdiff.kernel.candidates import weight_candidates
 from memdiff.kernel.choice import MEASURED, Route, choose, exact_route, is_wrong, precision
 from memdiff.kernel.dense import dense
 from memdiff.kernel.differences import exact_logits, sum_all, sum_pairs
 from memdiff.kernel.points import MemoryPoints, Points, blocks
 from memdiff.kernel.products import BLOCK
 from memdiff.kernel.queries import Queries
-from memdiff.kernel.screen import FloatProduct, IntegerProduct, weight_candidates
+from memdiff.kernel.screen import FloatProduct, IntegerProduct
 from memdiff.kernel.softmax import PartialPosterior
 from memdiff.kernel.trajectories import Trajectory, TruncatedPosterior
 

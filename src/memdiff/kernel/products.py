@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -174,7 +175,9 @@ def remembered(what: str, measure: Callable[[], str]) -> str:
         what: What is chosen.
         measure: Makes the choice.
     """
-    key = f"{cpu_model()} | torch {torch.__version__} | {torch.get_num_threads()} threads | {what}"
+    key = (
+        f"{_processor()} | torch {torch.__version__} | {torch.get_num_threads()} threads | {what}"
+    )
     if key not in _chosen:
         known = _remembered()
         if key not in known:
@@ -182,6 +185,9 @@ def remembered(what: str, measure: Callable[[], str]) -> str:
             _remember(known)
         _chosen[key] = known[key]
     return _chosen[key]
+
+
+_processor = cache(cpu_model)
 
 
 def _cache_file() -> Path:

@@ -14,10 +14,7 @@ rounding took off both rows,
     \big(\sqrt{\tilde D^2 - \eta} - e\big)_+^2 \le D^2
     \le \big(\sqrt{\tilde D^2 + \eta} + e\big)^2 .
 
-:class:`Candidates` keeps the pairs whose lower bound is within ``reach`` of the ``k``-th smallest
-upper bound of their query: nearest neighbours at ``reach = 0``, the points that can carry weight
-at :math:`k = 1` and :math:`2 \sigma^2 \log(N / \epsilon)` (:func:`weight_candidates`). Only the
-extremes over groups of columns are looked at in full. All bounds here are certain.
+Only the extremes over groups of columns are looked at in full. All bounds here are certain.
 """
 
 from __future__ import annotations
@@ -31,22 +28,18 @@ import torch
 from torch import Tensor
 
 from memdiff.kernel.integers import IntegerRows, ProductBuffer
-from memdiff.kernel.points import Points, blocks
+from memdiff.kernel.points import Points
 from memdiff.kernel.products import gemm_path
-from memdiff.kernel.queries import Queries
 from memdiff.kernel.rounding import PRODUCT_LENGTH, SquareBound
 
 __all__ = [
     "GROUP",
-    "Candidates",
     "FloatProduct",
-    "GroupedTop",
     "IntegerProduct",
     "Operand",
     "PointBlock",
     "Product",
     "Screen",
-    "weight_candidates",
 ]
 
 GROUP = 64
@@ -59,31 +52,6 @@ _TINY = 1e-33
 # Pairs whose float32 differences are taken together.
 _PAIRS = 1024
 _NORM, _ERROR, _SQUARE = range(3)
-# Terms of a logit that differ by more leave a point out whatever its distance.
-_FINITE = 1e4
-
-
-class GroupedTop:
-    """Largest values of the rows of a block, by groups of columns, so that few are looked at.
-
-    Args:
-        values: ``(B, K)``.
-
-    Attributes:
-        top: Largest value of each row, ``(B,)``.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-        self.size = GROUP if values.shape[1] % GROUP == 0 else values.shape[1]
-        self.groups = values.view(len(values), -1, self.size).amax(2)
-        self.top, self.group = self.groups.max(1)
-
-    def position(self, rows: Tensor) -> Tensor:
-        """Column of the (first) largest value of some rows."""
-        group = self.group[rows]
-        members = self.values.view(len(self.values), -1, self.size)[rows, group]
-        return group * self.size + members.argmax(1)
 
 
 @dataclass(frozen=True)
@@ -124,7 +92,13 @@ class Operand:
 
 
 class Product(Protocol):
-    """A way to scores: how rows are rounded, multiplied, and what that proves."""
+    """A way to scores: how rows are rounded, multiplied, and what that proves.
+
+    Attributes:
+        dtype: Rows that were rounded to this dtype are as good as exact ones.
+    """
+
+    dtype: torch.dtype
 
     def operand(self, centred: Tensor) -> Operand:
         """From centred rows ``(n, d)``, float64 or already rounded, of norm at most about one."""
@@ -234,6 +208,8 @@ class IntegerProduct:
     Its intervals are of :math:`D^2` itself: no constant is left out. They hold as well for scores
     to which a non-negative number was added, then of :math:`D^2` and that number.
     """
+
+    dtype = torch.float32
 
     def __init__(self) -> None:
         self._buffer = ProductBuffer()
@@ -403,9 +379,11 @@ class Screen:
 
     def groups_below(self, threshold: Tensor) -> Tensor:
         """Groups in which ``D^2 <= threshold`` cannot be ruled out, bool ``(q, groups)``."""
+        return (self.least <= self._bar(threshold)[:, None]) & (self.least < torch.inf)
+
+    def _bar(self, threshold: Tensor) -> Tensor:
         bar = self.product.bar(threshold, self.queries.info, self.block.top_info)
-        bar = bar if self.slack is None else bar + self.slack
-        return (self.least <= bar[:, None]) & (self.least < torch.inf)
+        return bar if self.slack is None else bar + self.slack
 
     def _interval(
         self, scores: Tensor, queries: Tensor, points: Tensor, slack: Tensor | None
@@ -430,184 +408,20 @@ class Screen:
         size = self.block.group
         query, group = groups.nonzero(as_tuple=True)
         values = self.values.view(len(self.values), -1, size)
-        info = self.block.operand.info
-        info = info.view(-1, size, info.shape[1])
+        info, bar = self.block.operand.info, self._bar(threshold)
         found = []
         step = max(self.values.numel() // (4 * size), 1)
         for q, g in zip(query.split(step), group.split(step), strict=True):
             score = values[q, g]
-            slack = None if self.slack is None else self.slack[q][:, None]
-            low, high = self._interval(score, self.queries.info[q][:, None], info[g], slack)
-            hit, column = ((low <= threshold[q][:, None]) & (score < torch.inf)).nonzero(
-                as_tuple=True
-            )
-            row, place = q[hit], g[hit] * size + column
-            low, high = self.product.sharpened(
-                self.queries, row, self.block.operand, place, (low[hit, column], high[hit, column])
-            )
-            found.append((row, self.block.start + place, low, high))
+            hit, column = ((score <= bar[q][:, None]) & (score < torch.inf)).nonzero(as_tuple=True)
+            row, place, score = q[hit], g[hit] * size + column, score[hit, column]
+            slack = None if self.slack is None else self.slack[row]
+            bounds = self._interval(score, self.queries.info[row], info[place], slack)
+            near = bounds[0] <= threshold[row]
+            row, place, bounds = row[near], place[near], (bounds[0][near], bounds[1][near])
+            bounds = self.product.sharpened(self.queries, row, self.block.operand, place, bounds)
+            found.append((row, self.block.start + place, *bounds))
         if not found:
             empty, none = query.new_empty(0), threshold.new_empty(0)
             return empty, empty, none, none
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))  # type: ignore[return-value]
-
-
-class Candidates:
-    """Pairs of one block of queries that the screen cannot rule out, while points pass by.
-
-    Args:
-        queries: Number of queries ``q``.
-        k: Number of neighbours.
-        capacity: Most candidates kept for each query. One that has more is given up: it is marked
-            in ``overflowed`` and has none.
-        like: A tensor of the dtype and on the device of the scores.
-        reach: What a square may exceed the ``k``-th smallest by, ``(q,)``; None for nothing.
-    """
-
-    def __init__(
-        self, queries: int, k: int, capacity: int, like: Tensor, reach: Tensor | None = None
-    ) -> None:
-        self.k = k
-        self.capacity = capacity
-        self._reach = like.new_zeros(queries) if reach is None else reach.to(like.dtype)
-        # The k smallest upper bounds, one a group of points: the last bounds the k-th distance.
-        self._uppers = like.new_full((queries, k), torch.inf)
-        self._threshold = like.new_full((queries,), torch.inf)
-        self.overflowed = torch.zeros(queries, dtype=torch.bool, device=like.device)
-        self.all_overflowed = False
-        self._parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        self._pending = 0
-        self._kept = 0
-
-    def absorb(self, screen: Screen, most: float = math.inf) -> None:
-        """Take what one block of points adds.
-
-        Args:
-            screen: The block.
-            most: Groups of the block that may have a candidate; a query with more is given up.
-        """
-        if self.k == 1:
-            # Where no group comes below, the smallest upper bound stays what it is.
-            groups = screen.groups_below(self._threshold)
-            if not bool(groups.any()):
-                return
-            upper = screen.largest_of_nearest()
-            self._threshold = torch.minimum(self._threshold, upper + self._reach)
-            groups = screen.groups_below(self._threshold)
-        else:
-            lower, upper = screen.group_bounds()
-            self._uppers = torch.cat([self._uppers, upper], 1).topk(
-                self.k, dim=1, largest=False, sorted=True
-            )[0]
-            self._threshold = torch.minimum(self._threshold, self._uppers[:, -1] + self._reach)
-            groups = (lower <= self._threshold[:, None]) & (lower < torch.inf)
-        if most < groups.shape[1]:
-            over = groups.sum(1) > most
-            self._give_up(over)
-            groups &= ~over[:, None]
-        pairs = screen.pairs_below(self._threshold, groups)
-        if len(pairs[0]):
-            self._parts.append(pairs)
-            self._pending += len(pairs[0])
-        if self._pending > 2 * self._kept + len(self.overflowed) * (4 * self.k + 16):
-            self._prune()
-
-    def _give_up(self, over: Tensor) -> None:
-        self.overflowed |= over
-        self.all_overflowed = bool(self.overflowed.all())
-        self._threshold.masked_fill_(over, -torch.inf)
-
-    def _prune(self) -> None:
-        if not self._parts:
-            return
-        query, point, lower, upper = (torch.cat(part) for part in zip(*self._parts, strict=True))
-        if not len(query):  # every query was given up
-            return
-        number = len(self.overflowed)
-        if self.k == 1:
-            kth = upper.new_full((number,), torch.inf).scatter_reduce(0, query, upper, "amin")
-        else:
-            order = upper.argsort()
-            order = order[query[order].argsort(stable=True)]
-            counts = torch.bincount(query, minlength=number)
-            last = counts.cumsum(0) - counts + self.k - 1
-            kth = upper[order[last.clamp_max(len(query) - 1)]]
-            kth = torch.where(counts >= self.k, kth, torch.inf)
-        self._threshold = torch.minimum(self._threshold, kth + self._reach)
-        keep = lower <= self._threshold[query]
-        over = torch.bincount(query[keep], minlength=number) > self.capacity
-        self._give_up(over)
-        keep &= ~over[query]
-        self._parts = [(query[keep], point[keep], lower[keep], upper[keep])]
-        self._pending = self._kept = int(keep.sum())
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Query in the block and index of the point, each ``(pairs,)``."""
-        self._prune()
-        if not self._parts:
-            nothing = torch.empty(0, dtype=torch.int64, device=self.overflowed.device)
-            return nothing, nothing
-        return self._parts[0][0], self._parts[0][1]
-
-
-def weight_candidates(
-    points: Points,
-    queries: Queries,
-    product: Product,
-    dropped_mass: float,
-    block: int,
-    most: float = math.inf,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Points that can carry weight: all others carry less than ``dropped_mass`` of it together.
-
-    Args:
-        points: The training points.
-        queries: The queries.
-        product: What screens.
-        dropped_mass: Share of the weight that what is left out may carry.
-        block: Points that are screened at a time.
-        most: Points of the first block that may be kept; a query with more is given up.
-
-    Returns:
-        Pairs (query, point), each ``(M,)``, in no order, and which queries were given up ``(B,)``.
-    """
-    unit = points.unit
-    position = queries.centred(points) * (unit / queries.scale[:, None])
-    operand = product.operand(position)
-    factor = 2.0 * (queries.sigma * unit / queries.scale) ** 2
-    size = (operand.info[:, _NORM].double() + unit * points.radius) ** 2
-    step = 8.0 * torch.finfo(operand.info.dtype).eps  # of the few sums that follow
-    reach = factor * math.log(points.num / dropped_mass) * (1.0 + 1e-6) + step * size
-    prior = queries.prior
-    varied = bool((prior.log_prior != prior.log_prior[0]).any())
-    highest, lowest = float(prior.log_prior.max()), float(prior.log_prior.min())
-    slack = None
-    if varied or prior.terms is not None:
-        spread = min(highest - lowest, _FINITE) + 2.0 * prior.bound
-        slack = (step * (factor * spread + reach + size)).to(operand.info.dtype)
-    found = Candidates(len(queries), 1, points.num, operand.info, reach)
-    given_up = torch.zeros_like(queries.scale, dtype=torch.bool)
-    for some in blocks(points.num, block):
-        screen = Screen.of(operand, PointBlock.of_points(points, product, some), product)
-        # Added terms are not negative, so that the intervals of integers hold.
-        if varied:
-            terms = (highest - prior.log_prior[some]).to(screen.values.dtype)
-            screen.values.add_(factor.to(terms.dtype)[:, None] * terms)
-        if prior.terms is not None:
-            screen.values.add_((factor * prior.bound).to(screen.values.dtype)[:, None])
-        prior.restrict(screen.values, some, -factor, math.inf)
-        first = some.start == 0 and most < some.stop
-        screen = Screen(screen.values, operand, screen.block, product, slack)
-        found.absorb(screen, most if first else math.inf)
-        if first:
-            rows, _ = found.result()
-            given_up = found.overflowed | (torch.bincount(rows, minlength=len(queries)) > most)
-            if bool(given_up.any()):
-                break
-    else:
-        return (*found.result(), given_up)
-    left = (~given_up).nonzero()[:, 0]
-    if not len(left):
-        return left, left, given_up
-    rows, columns, _ = weight_candidates(points, queries.take(left), product, dropped_mass, block)
-    return left[rows], columns, given_up

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from memdiff.kernel.screen import GroupedTop
+from memdiff.kernel.screen import GROUP
 
 __all__ = ["LOG2E", "LOGIT_FLOOR", "PartialPosterior", "RunningSoftmax", "is_moderate"]
 
@@ -107,6 +107,29 @@ def is_moderate(largest: float, radius: float) -> bool:
         radius: Largest norm of a point that they weigh.
     """
     return radius > 0.0 and largest + abs(math.log2(radius)) <= _MODERATE
+
+
+class GroupedTop:
+    """Largest values of the rows of a block, by groups of columns, so that few are looked at.
+
+    Args:
+        values: ``(B, K)``.
+
+    Attributes:
+        top: Largest value of each row, ``(B,)``.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self.size = GROUP if values.shape[1] % GROUP == 0 else values.shape[1]
+        self.groups = values.view(len(values), -1, self.size).amax(2)
+        self.top, self.group = self.groups.max(1)
+
+    def position(self, rows: Tensor) -> Tensor:
+        """Column of the (first) largest value of some rows."""
+        group = self.group[rows]
+        members = self.values.view(len(self.values), -1, self.size)[rows, group]
+        return group * self.size + members.argmax(1)
 
 
 class RunningSoftmax:

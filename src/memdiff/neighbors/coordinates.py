@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from memdiff.kernel.identical import row_hashes
 from memdiff.sources import Rows
 
 __all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows"]
+
+
+_CACHED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,26 @@ class Coordinates:
         """Coordinates of the rows at ``index``, float64 ``(n, d)``."""
         return self._convert(self.rows.gather(index))
 
+    def centred(self, raw: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
+        """Coordinates of raw rows less a centre, rounded once to ``dtype`` or float64.
+
+        Args:
+            raw: Rows as they are read, ``(n, d)``.
+            centre: float64 ``(d,)``; of float32 numbers where :attr:`is_single`.
+            dtype: float32 or float64.
+        """
+        if dtype == torch.float32 and self.is_single:
+            # Scaling is exact, so that the difference is the one rounding.
+            single = raw.to(dtype) if self.scale == 1.0 else raw.to(dtype) * self.scale
+            return single.sub_(centre.to(dtype)) if single is not raw else raw - centre.to(dtype)
+        return self._convert(raw) - centre
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the rows are numbers of float32, and stay so when they are scaled."""
+        tame = 2.0**-100 <= self.scale <= 2.0**100
+        return tame and not self.unit and self.rows.dtype != torch.float64
+
     def survey(self) -> Survey:
         """One pass over all rows; checks that they are finite and, for unit rows, non-zero.
 
@@ -61,7 +85,15 @@ class Coordinates:
         total = torch.zeros(self.rows.features, dtype=torch.float64, device=self.rows.device)
         for start in range(0, len(self), self.block):
             stop = min(start + self.block, len(self))
-            raw = self.rows.read(start, stop).to(torch.float64)
+            raw = self.rows.read(start, stop)
+            if not self.unit and raw.dtype != torch.float64:
+                low, high = (float(end) for end in torch.aminmax(raw))
+                if math.isfinite(low) and math.isfinite(high):
+                    largest = max(largest, -low, high)
+                    for part in raw.split(_CACHED_ROWS):  # faster than one sum
+                        total += part.sum(0, dtype=torch.float64) / len(self)
+                    continue
+            raw = raw.to(torch.float64)
             size = raw.abs().amax(1)
             if not bool(torch.isfinite(size).all()):
                 row = start + int((~torch.isfinite(size)).nonzero()[0])

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.kernel.candidates import Candidates
 from memdiff.kernel.identical import equal_to_first
 from memdiff.kernel.integers import integers_pay
 from memdiff.kernel.points import power_of_two
 from memdiff.kernel.screen import (
     GROUP,
-    Candidates,
     FloatProduct,
     IntegerProduct,
     Operand,
@@ -138,6 +138,8 @@ class Search:
             self.scale = 1.0
         self.queries.scale = self.points.scale = self.scale
         self.centre = survey.mean * self.scale
+        if self.points.is_single:
+            self.centre = self.centre.to(torch.float32).to(torch.float64)
         self._hashes: Tensor | None = None
 
     def run(
@@ -270,7 +272,7 @@ class Search:
         for begin in range(0, n, self.blocks.points):
             end = min(begin + self.blocks.points, n)
             block = PointBlock.of(
-                self.points.read(begin, end) - self.centre,
+                self.points.centred(self.points.rows.read(begin, end), self.centre, product.dtype),
                 product,
                 start=begin,
                 group=group,
@@ -303,7 +305,9 @@ class Search:
 
     def _operand(self, which: Tensor, product: Product) -> Operand:
         parts = [
-            product.operand(self.queries.gather(part) - self.centre)
+            product.operand(
+                self.queries.centred(self.queries.rows.gather(part), self.centre, product.dtype)
+            )
             for part in which.split(self.blocks.queries)
         ]
         return Operand.joined(parts)

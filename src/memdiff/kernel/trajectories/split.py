@@ -74,8 +74,8 @@ class SplitCoordinates:
         half_norm = torch.empty(num, dtype=torch.float64, device=centre.device)
         residual = 0.0
         # In the order of the rows, which may lie on disk.
-        for rows in index.argsort().split(max(1, 2**22 // dim)):
-            points = gather(index[rows]).to(torch.float64) - centre
+        for rows in index.argsort().split(max(1, 2**18 // dim)):
+            points = gather(index[rows]).to(torch.float64).sub_(centre)
             projected = points @ basis
             square = torch.linalg.vecdot(points, points)
             norm = (square - torch.linalg.vecdot(projected, projected)).clamp_min(0.0).sqrt()
@@ -152,9 +152,14 @@ def _principal(sample: Tensor, directions: int, generator: torch.Generator) -> T
     width = min(directions + _OVERSAMPLING, *sample.shape)
     start = torch.randn(dim, width, generator=generator, dtype=torch.float64)
     basis = torch.linalg.qr(start.to(sample.device)).Q
-    for _ in range(_PASSES):
-        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-    energy, rotation = torch.linalg.eigh((sample @ basis).T @ (sample @ basis))
+    # All but the last pass in float32: only that one decides how small the rest can become.
+    rough = (sample / sample.abs().max().clamp_min(1e-300)).to(torch.float32)
+    for last in range(_PASSES):
+        one = sample if last == _PASSES - 1 else rough
+        moved = one.T @ (one @ basis.to(one.dtype))
+        basis = torch.linalg.qr(moved.to(torch.float64)).Q
+    projected = sample @ basis
+    energy, rotation = torch.linalg.eigh(projected.T @ projected)
     energy, rotation = energy.flip(0), rotation.flip(1)
     total = (sample**2).sum()
     rest = total - energy.cumsum(0)
