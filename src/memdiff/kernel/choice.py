@@ -20,7 +20,16 @@ from memdiff.kernel.queries import Queries
 from memdiff.kernel.rounding import LogitRounding, unit_roundoff
 from memdiff.kernel.softmax import PartialPosterior
 
-__all__ = ["MEASURED", "Route", "choose", "exact_route", "is_wrong", "measured_error", "precision"]
+__all__ = [
+    "MEASURED",
+    "Route",
+    "choose",
+    "exact_route",
+    "finer_route",
+    "is_wrong",
+    "measured_error",
+    "precision",
+]
 
 
 class Route(IntEnum):
@@ -121,6 +130,13 @@ def exact_route(points: Points, queries: Queries) -> Tensor:
     rounding = LogitRounding.of(points, queries, torch.float64)
     good = rounding.expected <= _EXPECTED[points.dtype]
     return torch.where(good, int(Route.FLOAT64), int(Route.DIFFERENCES))
+
+
+def finer_route(route: Route, points: Points, queries: Queries) -> Tensor:
+    """The route of queries that one of float32 products turned out too rough for, ``(B,)``."""
+    if route < Route.CHUNKS_32 and points.dim >= 2 * _CHUNKS[Route.CHUNKS_32]:
+        return torch.full_like(queries.prior.rows, int(Route.CHUNKS_32))
+    return exact_route(points, queries)
 
 
 def measured_error(

@@ -117,7 +117,7 @@ def _single(log_prior: Tensor, index: Tensor) -> GroupTerms:
 
 def _summed(queries: Queries, near: Tensor, terms: GroupTerms) -> PartialPosterior:
     """Sums over points ``(B, K, d)`` or ``(1, K, d)`` with the given terms."""
-    difference = queries.scale[:, None, None] * near - queries.x[:, None]
+    difference = (queries.scale[:, None, None] * near).sub_(queries.x[:, None])
     base = -_square(difference) / (2 * queries.sigma[:, None] ** 2)
     heaviest = base + terms.top
     top = heaviest.amax(1)
@@ -154,7 +154,7 @@ def _bound(result: PartialPosterior, points: Points, queries: Queries, count: in
 def _square(difference: Tensor) -> Tensor:
     """Squared norms over the last axis; a reduction over a few numbers is slower than a loop."""
     if difference.shape[-1] > 8:
-        return (difference**2).sum(-1)
+        return torch.linalg.vecdot(difference, difference)
     first, *others = difference.unbind(-1)
     total = first * first
     for coordinate in others:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from memdiff.kernel.candidates import weight_candidates
-from memdiff.kernel.choice import MEASURED, Route, choose, exact_route, is_wrong, precision
+from memdiff.kernel.choice import MEASURED, Route, choose, finer_route, is_wrong, precision
 from memdiff.kernel.dense import dense
 from memdiff.kernel.differences import exact_logits, sum_all, sum_pairs
 from memdiff.kernel.points import MemoryPoints, Points, blocks
@@ -153,7 +153,7 @@ class PosteriorEngine:
             if self.dtype == torch.float32 and route in (*MEASURED, Route.MIXED):
                 wrong = is_wrong(self.points, some, part, tolerance)
                 # Later turns of this loop answer these queries anew.
-                routes[rows[wrong]] = exact_route(self.points, some)[wrong]
+                routes[rows[wrong]] = finer_route(route, self.points, some)[wrong]
             result.put(rows, part)
         return result
 

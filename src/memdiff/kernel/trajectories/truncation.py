@@ -147,7 +147,7 @@ class TruncatedPosterior:
         call = _Call(self, queries, tolerance, trajectory, members)
         rest = call.collapsed()
         rest = call.pruned(rest)
-        rest = call.reduced(rest)
+        rest = call.reduced(rest, entropy)
         rest = call.recycled(rest, entropy)
         if len(rest):
             some = queries.take(rest)
@@ -292,14 +292,14 @@ class _Call:
         point = self.queries.x[rows] / self.queries.scale[rows, None]
         trajectory.record_gaps(self.members[rows], point, self.ratio[rows], gap)
 
-    def reduced(self, rest: Tensor) -> Tensor:
+    def reduced(self, rest: Tensor, entropy: bool) -> Tensor:
         """Answer in principal coordinates what may be answered so."""
         rows, split, engine = rest[self.reducible[rest]], self.pruner.split, self.parent.reduced
         if engine is not None and len(rows):
             some = self.queries.take(rows)
             centred = some.centred(self.points)
             inside = centred @ split.basis
-            part = engine.everything(replace(some, x=inside), 0.0, True)
+            part = engine.everything(replace(some, x=inside), 0.0, entropy)
             beyond = centred - inside @ split.basis.T
             self._put(rows, lifted(part, inside, beyond, some, split, self.parent.unit))
             self.work[rows] += self.small
