@@ -37,7 +37,7 @@ TABLES: dict[str, Table] = {
         "benchmarks.chunks",
         "Ways through all points at middle noise: float32 products, in chunks of coordinates that "
         "float64 adds up, and float64 logits (`mixed`). `error`: largest of a log sum of weights, "
-        "against float64; the contract is 1e-5. `memdiff`: what the engine takes, with its choice.",
+        "against float64; the contract is 1e-5. `memdiff`: what the engine chooses.",
     ),
     "subset": Table(
         "benchmarks.subset",

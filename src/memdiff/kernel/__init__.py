@@ -8,9 +8,9 @@ prior weights :math:`\pi_n` and a forward process with scale :math:`m` and noise
     w = \mathrm{softmax}(\ell), \qquad
     r = \sum_n w_n (m x_n - x), \qquad D = \sum_n w_n x_n .
 
-One record travels: :class:`Queries` (``x``, ``scale``, ``sigma``, ``prior``). The points are behind
-one contract, in memory or on disk (:mod:`~memdiff.kernel.points`). :class:`PosteriorEngine` picks
-for each query the cheapest of these routes that is accurate, in this order:
+One record travels: :class:`Queries` (``x``, ``scale``, ``sigma``, ``prior``). The points are
+behind one contract, in memory or on disk (:mod:`~memdiff.kernel.points`).
+:class:`PosteriorEngine` picks for each query the cheapest of these routes that is accurate:
 
 1. **Differences** (:mod:`~memdiff.kernel.differences`), in float64, of all points. Taken for small
    problems, where nothing else pays, and where no product is accurate: at the smallest noise with

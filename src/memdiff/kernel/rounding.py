@@ -43,8 +43,11 @@ PRODUCT_LENGTH = 2048
 
 
 def certain_factor(length: int, unit: float) -> float:
-    r"""Certain: :math:`\gamma_n` for sums of ``length`` products of unit roundoff ``unit``."""
-    return length * unit / (1.0 - length * unit)
+    r"""Certain: :math:`\gamma_n` for sums of ``length`` products of unit roundoff ``unit``.
+
+    Infinite where nothing is certain: long sums under a reduced precision of products.
+    """
+    return length * unit / (1.0 - length * unit) if length * unit < 1.0 else math.inf
 
 
 def probable_factor(length: int) -> float:

@@ -295,7 +295,7 @@ class Search:
         return chunk[torch.cat([candidates.overflowed for candidates in found])]
 
     def _capacity(self, k: int, queries: int, product: Product) -> int:
-        """Candidates of a query beyond which a better screen is cheaper."""
+        """Candidates per query beyond which a better screen is cheaper."""
         n, room = len(self.points), self.blocks.candidates // max(queries, 1)
         # One gathered float64 distance costs about 130 products of a screen in float32; a product
         # in float64 costs about 3.

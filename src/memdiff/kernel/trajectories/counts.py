@@ -62,7 +62,7 @@ class Counts:
         self._levels: dict[int | None, dict[str, float]] = {}
 
     def add(self, ratio: Tensor, **counts: Tensor | float) -> None:
-        """Add counts, one a query ``(B,)`` or the same for all, to the levels of the queries."""
+        """Add counts, one per query ``(B,)`` or the same for all, to the levels of the queries."""
         level = (ratio.clamp_min(1e-100).log10() * _LEVELS_PER_DECADE).floor()
         for value in level.unique().tolist():
             inside = level == value

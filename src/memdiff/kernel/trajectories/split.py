@@ -103,7 +103,7 @@ class SplitCoordinates:
 def missing(
     inside: Tensor, rest: Tensor, queries: Queries, split: SplitCoordinates, unit: float
 ) -> Tensor:
-    r"""Error of the logits of a query that are taken in principal coordinates, ``(B,)``.
+    r"""Bound of the error of logits that are taken in principal coordinates, ``(B,)``.
 
     With the rest :math:`R`, they miss :math:`(2 m\, R x \cdot R X_n - m^2 |R X_n|^2) / 2 \sigma^2`
     each, besides a constant, and the mean misses less than the largest :math:`|R X_n|`. Where both
