@@ -54,6 +54,7 @@ def test_results_are_a_line_whatever_their_size(score):
         text = repr(result)
         assert len(text) < 200 and "\n" not in text
         assert all(word in text for word in words), text
+        assert len(result._repr_html_()) < 2000
     assert len(posterior._repr_html_()) < 2000 and "<table>" in posterior._repr_html_()
     names = [field.name for field in dataclasses.fields(posterior)]
     empty = type(posterior)(**{name: getattr(posterior, name)[:0] for name in names})
@@ -75,3 +76,22 @@ def test_the_audit_is_called_by_the_name_of_its_package():
     points = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(0))
     called = memdiff.audit(generated=points[0], train=points[1])
     assert called.decision == audit(generated=points[0], train=points[1]).decision
+
+
+def test_an_audit_shows_its_verdict_and_what_to_do():
+    train = load("digits", limit=60)
+    result = memdiff.audit(generated=train.x[:20], train=train.x[:40], heldout=train.x[40:])
+    assert len(repr(result)) < 500 and "\n" not in repr(result)
+    page = result._repr_html_()
+    assert page.startswith(f"<p><strong>{result.verdict}</strong>: ")
+    assert "copied fraction" in page and f"{len(result.flagged)} of 20" in page
+    assert page.count("<li>") == len(result.advice) > 0 and len(page) < 6000
+
+
+def test_a_selection_shows_its_choice(score):
+    from memdiff import select
+    from memdiff.selection import TIKHONOV
+
+    curve = select(TIKHONOV, score)
+    assert repr(curve).startswith(f"Selection(best {curve.best:.4g} of ")
+    assert len(repr(curve)) < 200 and "Selection" in curve._repr_html_()

@@ -77,7 +77,8 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return _devices()[0]
     try:
-        torch.empty(0, device=name)
+        if torch.empty(0, device=name).is_meta:  # it has no values
+            raise RuntimeError(name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device {name!r} is not available here: use auto or one of {', '.join(_devices())}."

@@ -12,6 +12,7 @@ deviation of a column, and samples are decoded into rows of the form of the tabl
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -175,6 +176,10 @@ class Generated:
         )
         return f"Generated({len(self.x):,} samples of shape {tuple(self.x.shape[1:])}, {how})"
 
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{html.escape(warning)}</li>" for warning in self.warnings)
+        return f"<code>{html.escape(repr(self))}</code>" + (f"<ul>{notes}</ul>" if notes else "")
+
 
 @dataclass(frozen=True)
 class _Model:
@@ -260,10 +265,10 @@ def generate_to_file(
         ImportError: If a table is to be written and pandas or pyarrow is not installed.
     """
     out = Path(out)
-    _check_suffix(out, train)
-    points, encoding = _points(train)
     partial = out.with_suffix(".partial")
     require_apart([out, out.with_suffix(".json")], {"train": train.source}, folders=[partial])
+    _check_suffix(out, train)
+    points, encoding = _points(train)
     key = _key(train, encoding, settings)
     ranks = Ranks() if ranks is None else ranks
     model = _prepare(points, settings, device, progress, ranks)
@@ -312,12 +317,10 @@ def generate_to_file(
 
 
 def _check_suffix(out: Path, train: Dataset) -> None:
-    """Whether the samples have a form in this file, and it is not that of the data."""
+    """Whether the samples have a form in this file."""
     fitting = ".csv or .parquet" if train.kind == "table" else ".npz"
     if out.is_dir():
         raise ValueError(f"out {str(out)!r} is a folder: give the name of a {fitting} file in it.")
-    if out.exists() and Path(train.source).exists() and out.samefile(train.source):
-        raise ValueError(f"out {str(out)!r} is the training data: give another name.")
     plain = not (train.categories or train.forms.keys() - _whole(train) or train.completion)
     suffixes = TABLE_SUFFIXES if train.kind == "table" else ()
     if out.suffix not in (*suffixes, *((".npz",) if plain else ())):

@@ -104,9 +104,8 @@ def _executor(folder: Path, launcher: str, parameters: Mapping[str, int | str]) 
         executor = submitit.AutoExecutor(folder=str(folder), cluster=launcher)
         executor.update_parameters(**{"timeout_min": 24 * 60, "name": "memdiff", **parameters})
     except (RuntimeError, NameError, TypeError, ValueError, AssertionError) as error:
-        raise ValueError(
-            f"launcher {launcher!r} cannot start jobs: {' '.join(str(error).split()).rstrip('.')}."
-        ) from error
+        said = " ".join(str(error).split()).rstrip(".?")
+        raise ValueError(f"launcher {launcher!r} cannot start jobs: {said}.") from error
     return executor
 
 

@@ -22,6 +22,7 @@ References:
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,6 +116,18 @@ class Selection:
     def at_edge(self) -> bool:
         """Whether the minimum is at an end of the grid, so that the grid should be widened."""
         return self.index in (0, len(self.candidates) - 1)
+
+    def __repr__(self) -> str:
+        """One line: the choice, and among what."""
+        edge = ", at the edge of the grid" if self.at_edge else ""
+        return (
+            f"Selection(best {self.best:.4g} of {len(self.candidates)} candidates from "
+            f"{float(self.candidates[0]):.3g} to {float(self.candidates[-1]):.3g}{edge}, "
+            f"{self.draws:,} draws)"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
 
     def to_dict(self) -> dict[str, object]:
         """The curve and the choice in plain types, for JSON."""

@@ -228,6 +228,37 @@ def test_fresh_samples_are_no_copies_where_one_set_was_cleaned(cleaned):
     assert found.count("memorizing") + found.count("overfitting") <= 1
 
 
+@pytest.mark.parametrize(
+    ("many", "cleaned"), [("train", "train"), ("heldout", "train"), ("train", "heldout")]
+)
+def test_sets_of_other_sizes_of_which_one_was_cleaned_are_not_compared(many, cleaned):
+    """Categories: the larger set holds more of the rare values; all 10 draws were memorizing."""
+
+    def rows(count, seed):
+        generator = torch.Generator().manual_seed(seed)
+        law = torch.tensor([0.6, 0.3, 0.1]).expand(count, -1)
+        return torch.stack(
+            [torch.multinomial(law, 1, generator=generator)[:, 0].float() for _ in range(6)], 1
+        )
+
+    sets = {
+        name: rows(2000 if name == many else 400, i) for i, name in enumerate(("train", "heldout"))
+    }
+    sets[cleaned] = sets[cleaned].unique(dim=0)
+    result = audit(generated=rows(400, 2), **sets)
+    assert result.verdict == "inconclusive"
+    assert "cleaned of duplicates" in result.decision.sentence
+    assert result.inputs.notes == ()
+
+
+def test_a_leaked_split_is_not_taken_for_one_that_was_cleaned():
+    """Points without repetitions within a set: there is nothing to count once."""
+    train, heldout, samples = (gaussian(300, 4, seed) for seed in range(3))
+    inputs = prepare(samples, train, torch.cat([train[:60], heldout]), 0.01)
+    assert inputs.notes == () and inputs.problems == ()
+    assert len(inputs.compared["heldout"]) == 360
+
+
 # The wrong files.
 
 
@@ -239,7 +270,8 @@ def test_held_out_data_that_are_the_training_data_are_said():
         assert result.verdict == "inconclusive" and result.decision.p_value == 1.0
         assert result.decision.sentence.startswith("The held-out data are the training data")
         assert len(result.flagged) == 0
-        assert any("Check the paths" in one.action for one in result.advice)
+        assert not any("0 training points" in one.finding for one in result.advice)
+        assert any("Check what was given" in one.action for one in result.advice)
     inputs = prepare(gaussian(30, 4, 2), train, torch.cat([train, gaussian(1, 4, 3)]), 0.01)
     assert inputs.problems == ()
 

@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
-from scipy.stats import betabinom
 
 from memdiff.audit import audit
 from memdiff.audit.page import compose
 from memdiff.audit.page.differences import Differences
-from memdiff.audit.page.figures import QUANTILES, _band, closeness_plot, excess_at
+from memdiff.audit.page.figures import RATIOS, closeness_plot, fractions, sensitivity_plot
 from memdiff.audit.page.limitations import limitations
 from memdiff.audit.page.numbers import p_text, percent
 from memdiff.audit.page.pairs import MOST_PAIRS, pair_blocks
 from memdiff.audit.page.thumbnails import Thumbnails
 from memdiff.data import Dataset
-from memdiff.metrics import Distances
 from memdiff.report import Figure, Gallery, Table, render
 
 SECTIONS = (
@@ -47,7 +45,7 @@ def images(count, seed, channels=1, side=6):
     return x * 2 - 1
 
 
-def with_images(copies=10, channels=1, **options):
+def with_images(copies=12, channels=1, **options):
     """Train with a duplicate, held-out data that overlap in one, and some mirrored copies."""
     train = torch.cat([images(80, 0, channels), images(80, 0, channels)[:1]])
     heldout = torch.cat([images(80, 1, channels), train[5:6]])
@@ -149,7 +147,9 @@ def test_banner_has_the_numbers_of_the_verdict(pictured, document):
     facts = list(banner.facts.values())
     assert facts[0] == p_text(decision.p_value)
     assert facts[1].startswith(f"{percent(decision.copied)} ({percent(decision.copied_low)} to")
-    assert facts[2] == percent(decision.upper_bound)
+    assert facts[2] == str(len(pictured.flagged))
+    # 12 copies; two are of values that another training or held-out point holds too.
+    assert set(pictured.flagged) == set(range(12)) - {0, 5}
     assert banner.facts["Gate at 1%"] == "failed"
 
 
@@ -172,14 +172,15 @@ def test_gallery_shows_the_images_of_the_pairs_pixel_by_pixel(pictured, document
         if pair.variant == "flip":
             assert np.array_equal(shown["as flip"], expected(sample.flip(-1)))
         assert item.values["distance"] == pair.distance
-        assert item.values["p-value"] == pair.p_value
+        assert item.values["held-out distance"] == pair.heldout_distance
+        assert item.values["ratio r"] == pair.ratio
         assert item.values["flagged"] == pair.flagged
 
 
 def test_duplicates_overlap_and_sampler_settings_are_told(pictured, html):
     text = " ".join("".join(Page(html).text).split())
     assert "1 of the 81 training points repeat others" in text
-    assert "1 held-out points are also in the training data" in text
+    assert "1 held-out points equal a training point (index 80)" in text
     assert "How the samples were made" in text and "heun" in text
     for data in pictured.inputs.sets.values():
         assert data.sha256 in text
@@ -190,7 +191,7 @@ def test_references_are_those_cited_and_no_others(html):
     cited = {a["href"][1:] for tag, a in page.tags if a.get("class") == "cite"}
     listed = {a["id"] for tag, a in page.tags if tag == "li" and "id" in a}
     assert cited == listed
-    for key in ("Benjamini95", "Carlini23", "A22", "Clopper34"):
+    for key in ("Elias07", "Barber15", "Carlini23", "A22"):
         assert f"reference-{key}" in listed
     assert "reference-Somepalli23" not in listed  # no cosine similarity was measured
 
@@ -292,38 +293,56 @@ def test_several_descriptors_each_have_their_tests_and_a_panel():
         assert f"Features {name}" in limitations(result)
     rule = next(t for t in blocks(document, Table) if "verdict" in t.title)
     assert [row[0].text for row in rule.rows] == ["pixels", "dct:3"]
-    assert "multiplied by the 2 descriptors" in document.sections[1].blocks[0].text
+    assert "times the number of descriptors (2)" in rule.note
 
 
-def test_tests_show_the_p_values_that_the_verdict_rests_on():
-    """120 samples at 3 points near training points; catches p-values before the correction."""
-    spots = normal(80, 4)[:3] + 0.1
-    result = audit(
-        generated=spots.repeat(40, 1), train=normal(80, 4), heldout=normal(80, 4, seed=1)
-    )
-    entry = result.evidence[0]
-    assert entry.clumping.design_effect > 1
-    assert entry.test.p_distance != entry.by_distance.p_value
-    table = next(t for t in blocks(compose(result), Table) if t.title == "Tests by pixels")
-    by_name = {row[0].text: row[4] for row in table.rows}
-    assert by_name["Exceedance, by distance"].sort == entry.test.p_distance
-    assert by_name["Exceedance, on the local scale"].sort == entry.test.p_local
-    effective = f"{entry.clumping.effective_samples:.0f}"
-    assert f"120 samples count as {effective} independent ones" in table.note
+def test_tests_show_the_p_values_that_the_verdict_rests_on(pictured, document):
+    """Each test before the correction, the verdict after it; catches one for the other."""
+    tables = {table.title: table for table in blocks(document, Table)}
+    rule = {row[0].text: row for row in tables["From the tests to the verdict"].rows}
+    many, smallest = len(pictured.evidence), []
+    for entry in pictured.evidence:
+        tests = entry.tests
+        single = (tests.tail, tests.local, tests.cell, tests.share)
+        assert [cell.sort for cell in rule[entry.name][1:5]] == [one.p_value for one in single]
+        shown = {row[0].text: row[4] for row in tables[f"Tests by {entry.name}"].rows}
+        assert shown["Tail test"].sort == tests.tail.p_value
+        assert shown["Local exceedance"].sort == tests.local.p_value
+        weighted = [tests.tail.p_value * 2.5, *(5 * one.p_value for one in single[1:])]
+        smallest.append(min(1.0, many * min(weighted)))
+        assert rule[entry.name][5].text == p_text(smallest[-1])
+    assert pictured.decision.p_value == pytest.approx(min(smallest))
 
 
 def test_limitations_follow_from_the_inputs(pictured, tabular):
     assert "mirrored" not in limitations(pictured)["Features pixels"]
     assert "flip" in limitations(pictured)["Features pixels"]
     assert "category" in limitations(tabular)["Features table"]
-    assert "Few samples" in limitations(tabular) and "Few held-out points" in limitations(tabular)
-    assert "1/151" in limitations(tabular)["Resolution of p-values"]
+    assert "about 437 could" in limitations(tabular)["Few samples"]
+    assert "Few held-out points" not in limitations(tabular)
+    few = audit(
+        generated=normal(60, 4), train=normal(90, 4, seed=1), heldout=normal(15, 4, seed=2)
+    )
+    assert "6 training points for each" in limitations(few)["Few held-out points"]
+
+
+@pytest.mark.parametrize(
+    ("features", "words"), [("thumbnail:4", "registered"), ("onnx:m", "learned")]
+)
+def test_limitations_of_image_features_are_no_units_of_columns(pictured, features, words):
+    """What is said of the features is about these, not about columns of numbers."""
+    entry = pictured.evidence[0]
+    renamed = dataclasses.replace(
+        entry, features=dataclasses.replace(entry.features, name=features)
+    )
+    said = limitations(dataclasses.replace(pictured, evidence=(renamed,)))[f"Features {features}"]
+    assert words in said and "column" not in said
 
 
 def test_colour_images_with_nothing_flagged(tmp_path):
     result = with_images(copies=0, channels=3)
     assert not any(pair.flagged for pair in result.pairs)
-    assert "Copying was not shown" in written(result, tmp_path)
+    assert "nothing counts as extracted" in written(result, tmp_path)
 
 
 def test_names_cannot_break_out_of_the_page(pictured, html):
@@ -340,48 +359,65 @@ def test_names_cannot_break_out_of_the_page(pictured, html):
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in Page(html).tags]
 
 
-def test_sensitivity_passes_through_the_headline_and_stays_in_what_the_reference_resolves(
-    pictured,
-):
+def test_sensitivity_passes_through_the_headline(pictured, document):
     entry = pictured.evidence[0]
-    points = excess_at(entry, pictured.settings.seed)
-    size = entry.distances.size("heldout")
-    assert points[0][0] == pytest.approx(1 / (size + 1))
-    ranks = [result.rank for _, result in points]
-    assert ranks == sorted(set(ranks)) and max(q for q, _ in points) <= max(QUANTILES) * 1.1
-    same = next(result for _, result in points if result.rank == entry.copies.rank)
-    assert (same.value, same.interval, same.p_value) == (
-        entry.copies.value,
-        entry.copies.interval,
-        entry.copies.p_value,
-    )
+    assert tuple(sorted(RATIOS)) == RATIOS
+    found = {one.ratio: one for one in fractions(entry.tests)}
+    headline = found[entry.tests.fraction.ratio]
+    assert headline.value == entry.tests.fraction.value == pictured.decision.copied
+    assert headline.interval == entry.tests.fraction.interval
+    axes = sensitivity_plot(pictured.evidence).axes
+    for one, panel in zip(pictured.evidence, axes, strict=True):
+        line = next(line for line in panel.lines if line.get_label() == "estimate")
+        x, y = line.get_data()
+        expected = [100 * part.value for part in fractions(one.tests, x.tolist())]
+        np.testing.assert_allclose(y, expected)
+    table = next(t for t in blocks(document, Table) if "degrees of closeness" in t.title)
+    assert len(table.rows) == len(RATIOS)
 
 
-def test_null_band_of_the_figure_is_the_beta_binomial_one():
-    for m, rank, size in ((200, 1, 50), (37, 5, 90), (500, 40, 40)):
-        low, high = betabinom.ppf([0.025, 0.975], m, rank, size + 1 - rank) / m
-        assert _band(m, rank, size) == pytest.approx((low, high))
+def test_headline_figure_counts_samples_on_train_and_on_decoys_times_the_odds():
+    """Bars against a count by hand, from sets with twice as many training points."""
+    generated, train, heldout = normal(60, 3), normal(80, 3, seed=1), normal(40, 3, seed=2)
+    entry = audit(generated=generated, train=train, heldout=heldout).evidence[0]
+    distance = torch.cdist(generated.double(), torch.cat([train, heldout]).double())
+    near = distance.sort(1)
+    ratios = (near.values[:, 0] / near.values[:, 1]).numpy()
+    on_train = (near.indices[:, 0] < 80).numpy()
+    bars = closeness_plot(entry).axes[0].containers
+    decoys, targets = ([bar.get_height() for bar in group] for group in bars)
+    edges = np.linspace(0, 1, len(targets) + 1)
+    expected = np.histogram(ratios[on_train], edges)[0] * 100 / 60
+    np.testing.assert_allclose(targets, expected)
+    np.testing.assert_allclose(decoys, np.histogram(ratios[~on_train], edges)[0] * 200 / 60)
 
 
-def test_headline_figure_copes_with_every_kind_of_distances(pictured):
-    def plot(generated, train, heldout):
-        entry = dataclasses.replace(
-            pictured.evidence[0],
-            distances=Distances(generated=generated, train=train, heldout=heldout),
-        )
-        return closeness_plot(entry)
+@pytest.mark.parametrize("heldout", [normal(300, 3, seed=2), normal(100, 3, seed=2)])
+def test_title_of_the_headline_figure_is_not_cut(heldout):
+    train = normal(300, 3)
+    figure = closeness_plot(audit(generated=train, train=train, heldout=heldout).evidence[0])
+    figure.canvas.draw()
+    width = figure.get_window_extent().width
+    for axes in figure.axes:
+        for title in (axes.get_title("left"), axes.get_title()):
+            assert len(title) < 160
+        for text in (axes._left_title, axes.title, axes.xaxis.label):
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= width
 
+
+def test_headline_figure_copes_with_every_kind_of_distances():
     train, fresh = normal(30, 2), normal(30, 2, seed=1)
-    assert plot(train, train, train) is None  # everything is at 0
     for generated, heldout in (
+        (train, train),
         (train, fresh),
         (fresh, train),
         (fresh, fresh),
         (train + 1e-9, fresh),
         (fresh * 1e6, fresh),
     ):
-        figure = plot(generated, train, heldout)
-        Figure("f", figure, "caption", "alt")  # draws it
+        entry = audit(generated=generated, train=train, heldout=heldout).evidence[0]
+        Figure("f", closeness_plot(entry), "caption", "alt")  # draws it
 
 
 def test_png_of_a_page_is_what_a_browser_needs(html):

@@ -76,6 +76,27 @@ def damaged(folder):
     (folder / os.fsdecode(b"caf\xe9")).mkdir()
 
 
+def unusual(folder):
+    """Folders with what is no file, tables that need a word, files of options that are none."""
+    for name in ("pipe", "dangling"):
+        shutil.copytree(folder / "images", folder / name)
+    os.mkfifo(folder / "pipe" / "z.png")
+    (folder / "dangling" / "z.png").symlink_to("nowhere.png")
+    points = np.random.default_rng(0).normal(size=(40, 2))
+    np.savez(folder / "vast.npz", x=1e300 * points)
+    np.savez(folder / "few.npz", x=points[:3])
+    rows = [f"{x:.3f},{y:.3f}" for x, y in points]
+    (folder / "vast.csv").write_text("\n".join(["a,b", *rows, "1e308,1"]))
+    (folder / "utf16.csv").write_bytes("\n".join(["a,b", *rows]).encode("utf-16"))
+    (folder / "gaps.csv").write_text("\n".join(["a,b", *rows, "NA,1", "nan,2"]))
+    ids = [f"{row},p{i}" for i, row in enumerate(rows)]
+    (folder / "ids.csv").write_text("\n".join(["a,b,id", *ids[:20]]))
+    (folder / "other_ids.csv").write_text("\n".join(["a,b,id", *ids[20:]]))
+    (folder / "latin.yaml").write_bytes("key: caf\xe9\n".encode("latin-1"))
+    (folder / "list.yaml").write_text("- 1\n")
+    (folder / "empty.yaml").write_text("")
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
@@ -90,6 +111,8 @@ def corpus(tmp_path_factory):
     (folder / "a_file").write_text("x")
     declared(folder)
     damaged(folder)
+    unusual(folder)
+    (folder / ".held.npz.lock").mkdir()
     return folder
 
 
@@ -131,6 +154,19 @@ BAD = [
     (f"{SAMPLE} --train words.npy", "expected numbers"),
     (f"{SAMPLE} --train complex.npy", "expected numbers"),
     (f"{SAMPLE} --train broken", "0.png"),
+    (f"{SAMPLE} --train pipe", r"pipe/z.png\) is neither a file nor a folder"),
+    (f"{SAMPLE} --train dangling", r"dangling/z.png\) is a link to nothing"),
+    # Values.
+    (f"{SAMPLE} --train vast.npz", r"vast.npz\) holds values as large as .*e\+300"),
+    (f"{SAMPLE} --train vast.csv", r"vast.csv\) holds values as large as 1e\+308"),
+    (f"{AUDIT} --heldout vast.npz", r"vast.npz\) holds values as large as .*e\+300"),
+    (f"{SAMPLE} --train utf16.csv", "iconv -f utf-16 -t utf-8"),
+    (f"{SAMPLE} --train gaps.csv", "'a' .* has 2 missing values.* --missing drop"),
+    (
+        f"{TRAIN} --train ids.csv --heldout other_ids.csv --quiet",
+        "looks like an identifier: leave the column out of all tables",
+    ),
+    (f"{TRAIN} --train few.npz", "give held-out data, or a --heldout-share of 0"),
     # Names are shown, and not obeyed.
     (f"{SAMPLE} --train evil\x1b[31m\x07", r"evil\\x1b\[31m\\x07"),
     (f"{SAMPLE} --train {os.fsdecode(bytes([99, 97, 102, 233]))}", r"caf\\xe9"),
@@ -141,6 +177,33 @@ BAD = [
     (f"{SAMPLE} --train good.npz --config settings.yaml", "colour"),
     (f"{SAMPLE} --train good.npz --config broken.yaml", "broken.yaml"),
     (f"{SAMPLE} --train good.npz --config nowhere.yaml", "nowhere.yaml"),
+    (f"{SAMPLE} --train good.npz --config latin.yaml", "sample: option file 'latin.yaml' .*UTF-8"),
+    (f"{SAMPLE} --train good.npz --config good.npz", "sample: option file 'good.npz' .*UTF-8"),
+    (f"{SAMPLE} --train good.npz --config list.yaml", "option file 'list.yaml' holds no options"),
+    (f"{SAMPLE} --train good.npz --config empty.yaml", "file 'empty.yaml' holds no options"),
+    (f"{SAMPLE} --train good.npz --num=", "--num: expected int, got nothing"),
+    (f"{SAMPLE} --train good.npz --limit=", "--limit: expected int or nothing, got ''"),
+    (f"{SAMPLE} --train images --mode CMYK", "--mode: expected L or RGB or RGBA, got CMYK"),
+    (f"{SAMPLE} --train=", "--train is empty"),
+    (f"{SAMPLE} --train good.npz --device cuda", "device 'cuda' is not available"),
+    (f"{SAMPLE} --train good.npz --device meta", "device 'meta' is not available"),
+    (f"{SAMPLE} --train good.npz --device gpu", "device 'gpu' is not available"),
+    (
+        f"{SAMPLE} --train good.npz --regularizer temperature --strength 0",
+        "--strength must be positive",
+    ),
+    (f"{AUDIT} --seed -1", "--seed must be at least 0, got -1"),
+    (f"{TRAIN} --train good.npz --seed -1", "--seed must be at least 0"),
+    (f"{TRAIN} --train good.npz --seed 99999999999999999999999", "--seed must be below 2"),
+    (f"{TRAIN} --train good.npz --time-limit 1e999", "--time-limit must be .*finite"),
+    (f"{TRAIN} --train good.npz --monitor-samples 0", "--monitor-samples must be at least 2"),
+    (f"{TRAIN} --train good.npz --sampler-steps 0", "--sampler-steps must be an integer"),
+    (f"{TRAIN} --train good.npz --tikhonov -1", "--tikhonov must be"),
+    (f"{TRAIN} --train good.npz --augment-shift 2", "--augment-shift must lie"),
+    (f"{TRAIN} --train good.npz --augment-zoom 2", "--augment-zoom must lie"),
+    (f"{TRAIN} --train good.npz --clip 0", "--clip must be positive.* leave it out not to clip"),
+    ("doctor --points 5", "doctor: --points was given without --benchmark"),
+    ("sample --train good.npz --out held.npz", ".held.npz.lock.* is no lock: remove it"),
     ("sample --train good.npz --out a_file/o.npz", "a_file"),
     ("sample --train good.npz --out images", "is a folder: give the name of a file"),
     ("sample --train good.npz --out", "expected one argument"),
@@ -219,6 +282,29 @@ def test_a_full_disk_names_the_file(corpus, tmp_path, capsys, monkeypatch):
     )  # fmt: skip
     assert (code, error) == (2, "memdiff sample: No space left on device: o.npz\n")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_stream_is_no_fault(corpus, tmp_path, closed):
+    """`>&-` leaves Python without the stream."""
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" "$@" {closed}>&-', sys.executable, "-m", "memdiff", "sample",
+         "--train", str(corpus / "good.npz"), "--num", "2", "--steps", "3", "--out", "o.npz"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and (tmp_path / "o.npz").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_standard_error_is_no_failed_gate(corpus, tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "memdiff", "sample", "--train", str(corpus / "good.npz"),
+             "--num", "2", "--steps", "3", "--out", "o.npz"],
+            stdout=subprocess.PIPE, stderr=full, cwd=tmp_path,
+        )  # fmt: skip
+    assert done.returncode == 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
@@ -384,3 +470,45 @@ def test_a_name_that_is_no_utf8_does_not_cost_the_page(tmp_path, capsys):
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
     assert r"\xe9\x1b[31m.png" in page and "\x1b" not in page
     json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
+
+
+def _without_privileges(*arguments, cwd):
+    """Run a command as root without the right to read everything, or as the user that we are."""
+    command = [sys.executable, "-m", "memdiff", *map(str, arguments)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root reads everything here")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "mode", "command", "said"),
+    [
+        ("locked", 0o000, f"{SAMPLE} --train locked", "Permission denied: locked\n"),
+        ("locked", 0o000, f"{SAMPLE} --train locked/a.npz", "Permission denied: locked/a.npz\n"),
+        (
+            "locked",
+            0o555,
+            "sample --train good.npz --num 2 --steps 2 --out locked/o.npz",
+            "Permission denied: locked\n",
+        ),
+        ("run/config.json", 0o000, f"{TRAIN} --train good.npz", "denied: run/config.json\n"),
+    ],
+)
+def test_what_may_not_be_read_or_written_is_named(
+    corpus, finished, tmp_path, forbidden, mode, command, said
+):
+    (tmp_path / "locked").mkdir()
+    shutil.copy(corpus / "good.npz", tmp_path / "good.npz")
+    shutil.copy(corpus / "good.npz", tmp_path / "locked" / "a.npz")
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "state.safetensors").unlink()
+    path = tmp_path / forbidden
+    path.chmod(mode)
+    try:
+        done = _without_privileges(*command.split(), cwd=tmp_path)
+    finally:
+        path.chmod(0o755)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr

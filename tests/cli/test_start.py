@@ -76,7 +76,8 @@ def test_the_package_lists_and_finds_its_names():
         _ = memdiff.nothing
 
 
-def test_abbreviated_options_are_refused(capsys):
+def test_abbreviated_options_are_refused(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # for the day on which they are not
     code, out, err = run(capsys, "sample", "--tra", "digits", "--out", "x.npz")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "--tra" in err and "options are written in full, --train" in err
@@ -99,6 +100,16 @@ def test_required_options_look_required(capsys, command, required):
     for option in required:
         assert option in usage and usage.index(option) < optional, usage
     assert rest.index("required") < rest.index("\noptions:")
+
+
+def test_completion_says_what_it_needs(capsys, monkeypatch):
+    import importlib.util
+
+    if importlib.util.find_spec("shtab") is not None:
+        pytest.skip("shtab is installed")
+    monkeypatch.setenv("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
+    code, out, err = run(capsys, "--print_completion=shtab-bash")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "pip install shtab" in err
 
 
 def test_missing_option_is_said_by_its_command(capsys):

@@ -74,7 +74,7 @@ def test_anything_decodes_into_the_forms_and_ranges_of_the_training_table():
     assert bool(((rows.x >= low) & (rows.x <= high)).all())
     frame = to_frame(rows)
     assert set(frame["sex"]) == {"male", "female"}
-    assert frame["age"].dtype == "Int64" and frame["high"].dtype == "boolean"
+    assert frame["age"].dtype == "int64" and frame["high"].dtype == "bool"
     assert frame["seen"].between("2001-01-01", "2015-12-31").all()
     assert (frame["bmi"] * 10).round(6).mod(1).eq(0).all()
     assert (frame["version"] == 7.1).all()

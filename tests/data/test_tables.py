@@ -87,6 +87,37 @@ def test_na_is_a_category_and_only_an_empty_field_is_missing(tmp_path):
     assert load(tmp_path / "a.csv").categories["country"] == ("DE", "NA")
 
 
+def test_na_among_numbers_is_missing(tmp_path):
+    """As R, SQL and many archives write it; a column that is text on purpose keeps it."""
+    (tmp_path / "a.csv").write_text("n,v\nNA,1.5\n3,?\n7,nan\n")
+    data = load(tmp_path / "a.csv", missing="mean")
+    assert data.x.tolist() == [[5, 1.5], [3, 1.5], [7, 1.5]]
+    assert data.forms == {"n": "integer"} and not data.categories
+    assert load(tmp_path / "a.csv", missing="mean", categorical=("n", "v")).categories == {
+        "n": ("3", "7", "NA"),
+        "v": ("1.5", "?", "nan"),
+    }
+
+
+def test_numbers_that_lose_their_leading_zeros_are_told(tmp_path):
+    (tmp_path / "a.csv").write_text("zip,v,w\n01234,1,0\n94110,2,0\n00501,0.5,7\n")
+    (note,) = load(tmp_path / "a.csv").notes
+    assert "column 'zip'" in note and "'01234'" in note and "categorical=('zip',)" in note
+    assert load(tmp_path / "a.csv", categorical=["zip"]).notes == ()
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_types_come_back_as_they_were(tmp_path, gap):
+    """Nullable types are for columns that have a value missing."""
+    frame = pd.DataFrame({"n": [1, 2, 4], "flag": [True, False, True], "x": [0.5, 1.5, 2.5]})
+    if gap:
+        frame["n"] = frame["n"].astype("Int64").mask([True, False, False])
+    frame.to_parquet(tmp_path / "a.parquet")
+    data = load(tmp_path / "a.parquet", missing="category" if gap else None)
+    save_table(tmp_path / "b.parquet", data)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "b.parquet"), frame)
+
+
 def test_quotes_spaces_byte_order_mark_and_line_ends(tmp_path):
     text = '\ufeff"a, b", c\r\n1, "x\ny"\r\n2,z\r\n\r\n'
     (tmp_path / "a.csv").write_bytes(text.encode())
@@ -112,7 +143,8 @@ def test_quotes_spaces_byte_order_mark_and_line_ends(tmp_path):
         ("a,b\n1,\n2,\n", ["column 'b'", "is empty"]),
         ("a,b\n1,2\n3,\n,\n", ["column 'a'", "1 missing", "row 2"]),
         ("a,b\n1,x\n3,\n", ["column 'b'", "1 missing", "row 1"]),
-        ("a,b\n1,2\n?,3\n4,5\n", ["column 'a'", "1 values are not", "'?'", "row 1"]),
+        ("a,b\n1,2\n?,3\n4,5\n", ["column 'a'", "1 missing", "row 1"]),
+        ("a,b\n1,2\n-,3\n4,5\n", ["column 'a'", "1 values are not", "'-'", "row 1"]),
         ("a,b\n1,2\ninf,3\n", ["column 'a'", "infinite", "row 1"]),
         ("a,b\n1,2\nnan,3\n4,5\n", ["column 'a'", "row 1"]),
     ],

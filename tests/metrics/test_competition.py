@@ -213,7 +213,7 @@ def test_runs_of_ties_end_where_closeness_changes():
         sample=np.arange(m),
         cell=np.arange(m),
         share=np.ones(m),
-        cells=Cells(train, heldout),
+        cells=Cells(train, heldout, np.arange(m)),
         train_units=10,
         heldout_units=5,
         undecided=0,
@@ -297,7 +297,7 @@ def test_a_second_competition_by_the_same_distances_changes_nothing():
     sets = normal(rng(4))
     first, brute = compete(distances(*sets)), Brute(*sets)
     same = np.take_along_axis(brute.lengths, first.candidates, 1)
-    again = compete_again(distances(*sets), first, same)
+    again = compete_again(distances(*sets), first, np.arange(first.samples), same)
     np.testing.assert_allclose(again.ratios, first.ratios, rtol=1e-7)
     assert (again.winner == first.winner).all()
     assert again.target_share.tolist() == first.target_share.tolist()
@@ -309,7 +309,7 @@ def test_a_second_competition_goes_by_its_own_distances():
     sets = normal(rng(4))
     first = compete(distances(*sets))
     anew = np.tile([4.0, 5.0, 1.0, 6.0], (first.samples, 1))
-    again = compete_again(distances(*sets), first, anew)
+    again = compete_again(distances(*sets), first, np.arange(first.samples), anew)
     assert (again.winner == first.candidates[:, 2]).all()
     assert (again.ratios == 0.25).all() and (again.distances == 1.0).all()
     assert again.target_share.tolist() == (first.candidates[:, 2] < 60).tolist()

@@ -28,7 +28,7 @@ def competition(train, heldout, weights, ratios=None, units=(100, 50)):
         sample=np.arange(m),
         cell=cell,
         share=np.ones(m),
-        cells=Cells(np.asarray(train, float), np.asarray(heldout, float)),
+        cells=Cells(np.asarray(train, float), np.asarray(heldout, float), np.arange(len(train))),
         train_units=units[0],
         heldout_units=units[1],
         undecided=0,

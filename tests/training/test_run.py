@@ -102,8 +102,18 @@ def test_finished_run_is_left_as_it_is_and_can_be_made_longer(tmp_path):
     ("data", "model", "settings", "said"),
     [
         (points(), {"width": 9}, SETTINGS, r"another width \(8, now 9\)"),
-        (points(40), {}, SETTINGS, "another set of held-out data"),
-        (reordered(), {}, SETTINGS, "another set of held-out data"),
+        (
+            points(40),
+            {},
+            SETTINGS,
+            r"another set of training data \(\w{12}\.\.\., now \w{12}\.\.\.\)",
+        ),
+        (
+            reordered(),
+            {},
+            SETTINGS,
+            r"another set of training data \(\w{12}\.\.\., now \w{12}\.\.\.\)",
+        ),
         (points(), {}, replace(SETTINGS, tikhonov=0.1), r"another tikhonov \(0.0, now 0.1\)"),
         (
             points(),

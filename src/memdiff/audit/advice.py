@@ -82,7 +82,7 @@ def advise(
 
 def _about_inputs(verdict: Verdict, inputs: AuditInputs) -> list[Advice]:
     """What to do about the sets themselves."""
-    found = [Advice(problem, "Check the paths that were given.") for problem in inputs.problems]
+    found = [Advice(problem, "Check what was given.") for problem in inputs.problems]
     found += [Advice(note, "Check that this is as you expect.") for note in inputs.notes]
     if inputs.heldout is None:
         found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -63,6 +64,24 @@ class AuditResult:
 
     def __repr__(self) -> str:
         return f"AuditResult({self.verdict!r}: {self.decision.sentence})"
+
+    def _repr_html_(self) -> str:
+        estimate, low, high = self.copied
+        count = {name: len(data) for name, data in self.inputs.sets.items()}
+        rows = {
+            "copied fraction": f"{estimate:.1%} ({low:.1%} to {high:.1%})",
+            "flagged samples": f"{len(self.flagged):,} of {count['generated']:,}",
+            "training points": f"{count['train']:,}",
+            "held-out points": f"{count['heldout']:,}" if "heldout" in count else "none",
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{text}</td></tr>" for name, text in rows.items())
+        advice = "".join(
+            f"<li>{html.escape(f'{one.finding} {one.action}')}</li>" for one in self.advice
+        )
+        return (
+            f"<p><strong>{html.escape(self.verdict)}</strong>: "
+            f"{html.escape(self.decision.sentence)}</p><table>{cells}</table><ul>{advice}</ul>"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the data, in plain types; ``"schema"`` is the version of the form."""

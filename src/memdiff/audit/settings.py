@@ -69,5 +69,7 @@ class AuditSettings:
             )
         if self.fail_above is not None and not 0.0 <= self.fail_above < 1.0:
             raise ValueError(f"fail_above must lie in [0, 1), got {self.fail_above}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}.")
         if self.pairs < 1:
             raise ValueError(f"pairs must be at least 1, got {self.pairs}.")

@@ -28,9 +28,11 @@ DESCRIPTOR_FORMS = (
     "downscaled:SIZE",
     "pca:COMPONENTS",
     "dct:SIZE",
+    "thumbnail:SIDE",
     "table",
     "sscd:FILE[:PRESET]",
     "torchscript:FILE:PRESET",
+    "onnx:FILE[:PRESET]",
     "transformers:FOLDER[:PRESET]",
 )
 STREAM_ABOVE = 2**27

@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 
 from memdiff.cli.choices import STREAM_ABOVE
 from memdiff.cli.parser import Parser
+from memdiff.cli.wording import as_options
 
 if TYPE_CHECKING:
     from memdiff.data import Dataset
@@ -139,7 +140,7 @@ def load_sets(options: Namespace, sources: Mapping[str, str]) -> dict[str, Datas
             taken[name]["like"] = sets["train"]
         sets[name] = load(sources[name], name=name, stream_above=above, **taken[name])
         for note in sets[name].notes if not options.get("quiet") else ():
-            print(f"memdiff: note: {sets[name].title}: {note}", file=sys.stderr)
+            print(f"memdiff: note: {sets[name].title}: {as_options(note)}", file=sys.stderr)
     return {name: sets[name] for name in sources}
 
 

@@ -46,7 +46,7 @@ def run(options: Namespace) -> int:
 
     sizes = {name: options[name] for name in SIZES if options[name] is not None}
     if sizes and not options.benchmark:
-        raise ValueError(f"{next(iter(sizes))} was given without --benchmark: add --benchmark.")
+        raise ValueError(f"--{next(iter(sizes))} was given without --benchmark: add --benchmark.")
     speed = _measure(sizes, options.quiet) if options.benchmark else None
     found = examine()
     if options.json:

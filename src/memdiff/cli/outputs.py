@@ -67,6 +67,9 @@ def writing(
             if ranks.is_first:
                 if not options.out:
                     raise ValueError("--out is empty: give a name.")
+                for name, path in inputs.items():
+                    if path is not None and not str(path):
+                        raise ValueError(f"--{name.replace(' ', '-')} is empty: give a path.")
                 if is_folder and out.exists() and not out.is_dir():
                     raise ValueError(f"out {str(out)!r} is a file: give the name of a folder.")
                 if not is_folder and out.is_dir():

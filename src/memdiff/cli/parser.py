@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from memdiff.cli.terminal import shown
 
-__all__ = ["Parser"]
+__all__ = ["Parser", "config_file"]
 
 
 class Parser(ArgumentParser):
@@ -70,10 +70,13 @@ class Parser(ArgumentParser):
 
     def _with_file(self, message: str) -> str:
         """Name the file of options that cannot be read."""
-        given = list(self.given)
-        if "Problems parsing config" not in message or "--config" not in given[:-1]:
+        file = config_file(self.given)
+        if file is None:
             return message
-        file = given[given.index("--config") + 1]
+        if "Unexpected config" in message:
+            return f"option file {file!r} holds no options: expected lines such as 'seed: 1'"
+        if "Problems parsing config" not in message:
+            return message
         detail = " ".join(message.partition(":")[2].split()).replace('in "<unicode string>", ', "")
         return f"option file {file!r} is no YAML: {detail}"
 
@@ -88,26 +91,44 @@ class Parser(ArgumentParser):
         return f": options are written in full, {' or '.join(meant[:3])}" if meant else ""
 
 
+def config_file(given: Sequence[str]) -> str | None:
+    """The last file of options among arguments, or None."""
+    files = [
+        after if option == "--config" else option.partition("=")[2]
+        for option, after in zip(given, (*given[1:], ""), strict=True)
+        if option == "--config" or option.startswith("--config=")
+    ]
+    return files[-1] if files else None
+
+
 def _usage_sentence(message: str) -> str:
     """The parser's message in one line, with options as the user writes them."""
     text = " ".join(message.split())
+    if "--print_completion: invalid choice: 'shtab" in text:
+        return "completion in the shell needs shtab: pip install shtab"
     required = re.fullmatch(r"the following arguments are required: (.+)", text)
     if required:
         names = [f"--{name.split('.')[-1].replace('_', '-')}" for name in required[1].split(", ")]
         return f"missing {' and '.join(names)}"
-    value = re.fullmatch(r'Parser key "([\w.]+)": Expected a (.+?)\. Got value: (.*)', text)
+    value = re.fullmatch(r'Parser key "([\w.]+)": Expected a (.+?)\. Got value: ?(.*)', text)
     if value:
         name, expected, got = value.groups()
         choices = re.findall(r"'([^']*)'", expected)
         kind = (
             " or ".join(choices) if "Literal" in expected else choices[0] if choices else expected
         )
-        return f"--{name.split('.')[-1].replace('_', '-')}: expected {kind}, got {got}"
-    union = re.fullmatch(r'Parser key "([\w.]+)": Does not validate .* Given value: (.*)', text)
+        return (
+            f"--{name.split('.')[-1].replace('_', '-')}: expected {kind}, got {got or 'nothing'}"
+        )
+    union = re.fullmatch(r'Parser key "([\w.]+)": Does not validate .* Given value: ?(.*)', text)
     if union:
         kinds = re.findall(r"<class '(\w+)'>", text.split("Errors:")[0])
+        literals = re.search(r"Literal\[([^\]]*)\]", text.split("Errors:")[0])
+        if literals:
+            kinds = re.findall(r"'([^']*)'", literals[1])
         expected = " or ".join("nothing" if kind == "NoneType" else kind for kind in kinds)
         return (
-            f"--{union[1].split('.')[-1].replace('_', '-')}: expected {expected}, got {union[2]}"
+            f"--{union[1].split('.')[-1].replace('_', '-')}: expected {expected}, got "
+            f"{union[2] or repr('')}"
         )
     return text.replace("Parser key", "option")

@@ -16,7 +16,7 @@ import jsonargparse
 from jsonargparse import ActionConfigFile, Namespace
 
 from memdiff.cli import audit, doctor, reproduce, sample, train
-from memdiff.cli.parser import Parser
+from memdiff.cli.parser import Parser, config_file
 from memdiff.cli.terminal import FAULT_EXIT, shown
 from memdiff.cli.together import Voice, processes
 from memdiff.cli.wording import as_options
@@ -32,13 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         arguments: Arguments without the program's name; those of the process by default.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what it logs is not for the user
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as by >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         with processes() as voice:
             code = _run(given, voice)
     except (ValueError, RankError) as error:  # there are no processes to run in
-        print(shown(f"memdiff: {' '.join(str(error).split())}"), file=sys.stderr)
+        sentence = " ".join(str(error).split())
+        named = sentence.startswith("memdiff ")
+        print(shown(sentence if named else f"memdiff: {sentence}"), file=sys.stderr)
         code = 2 if isinstance(error, ValueError) else DEAD_RANK_EXIT
+    except OSError:  # what was wrong could not even be said, as on a full disk
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+        code = 2
     raise SystemExit(code)
 
 
@@ -51,6 +59,11 @@ def _run(arguments: Sequence[str], voice: Voice) -> int:
     except SystemExit:
         voice.silent()  # the parser of the first process has said what is wrong
         raise
+    except UnicodeDecodeError as error:
+        program = f"memdiff {arguments[0]}" if arguments[0] in commands else "memdiff"
+        raise ValueError(
+            f"{program}: option file {config_file(arguments)!r} is no text in UTF-8 ({error})"
+        ) from error
     name = options.command
     try:
         with _warnings_as_lines(name, quiet=options[name].quiet):

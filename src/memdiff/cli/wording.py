@@ -9,7 +9,16 @@ from collections.abc import Iterable
 __all__ = ["as_options"]
 
 _RANGES = {(0.0, 1.0): "unit", (0.0, 255.0): "byte", (-1.0, 1.0): "signed"}
-_NAMES = {"header": "no-header", "learning_rate": "lr", "degrees": "augment-degrees"}
+_NAMES = {
+    "header": "no-header",
+    "learning_rate": "lr",
+    **{name: f"augment-{name}" for name in ("degrees", "shift", "zoom")},
+    "samples": "monitor-samples",
+    "collapse": "strength",
+}
+_OF_TRAINING = {"strength": "tikhonov", "steps of Heun": "sampler-steps"}
+"""What the library calls the same in training and in sampling, where it has the plain name."""
+
 _DATA = (
     *("limit", "size", "mode", "frames", "key", "value_range", "layout"),
     *("header", "categorical", "missing", "stream_above"),
@@ -44,9 +53,11 @@ def as_options(sentence: str, options: Iterable[str] = ()) -> str:
     sentence = _BARE.sub(
         lambda m: f"--{m[1].replace('_', '-')}" if m[1] in known.union(_DATA) else m[1], sentence
     )
-    first = re.match(r"(\w+)(?= (?:must|needs) )", sentence)
+    first = re.match(r"(\w+(?: of Heun)?)(?= (?:must|needs) )", sentence)
     if first:
-        name = _NAMES.get(first[1], first[1])
+        name = first[1] if first[1] in known else _NAMES.get(first[1], first[1])
+        if name not in known and "sampler_steps" in known:
+            name = _OF_TRAINING.get(name, name)
         if first[1] in _DATA or name.replace("-", "_") in known:
             return f"--{name.replace('_', '-')}{sentence[first.end() :]}"
     return sentence

@@ -287,8 +287,12 @@ def observed_encoding(x: Tensor | Rows) -> Encoding:
     return "signed" if low >= -2.0 and high <= 2.0 else "free"
 
 
+LARGEST = 1e100
+"""The largest value of a data set: sums of squares and their ratios stay far from overflow."""
+
+
 def check_finite(x: Tensor, title: str) -> None:
-    """Raise if a value is NaN or infinite.
+    """Raise if a value is NaN, infinite, or too large to be squared.
 
     Args:
         x: Values with shape ``(N, *S)``.
@@ -304,6 +308,12 @@ def check_finite(x: Tensor, title: str) -> None:
         [(~part.isfinite()).reshape(len(part), -1).sum(1) for part in x.split(block)]
     )
     bad = counts.nonzero().flatten()
+    largest = 0.0 if bad.numel() else max(float(part.abs().max()) for part in x.split(block))
+    if largest > LARGEST:
+        raise ValueError(
+            f"{title} holds values as large as {largest:.3g}, and distances between such points "
+            f"overflow: give the data in a larger unit, or mend the values."
+        )
     if bad.numel():
         raise ValueError(
             f"{title} has {int(counts.sum())} NaN or infinite values in {bad.numel()} of "

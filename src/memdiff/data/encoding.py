@@ -212,10 +212,15 @@ class TableEncoding:
             unknown = [names[i] for i in used.unique().tolist() if names[i] not in code]
             if unknown:
                 row = int((used == names.index(unknown[0])).nonzero()[0])
+                identifier = len(names) == len(data) >= 2 and len(unknown) > len(data) / 2
                 raise ValueError(
                     f"column {one.name!r} of {data.title} has the category {unknown[0]!r} in "
-                    f"{data.names[row]}, which the training table does not have; leave such rows "
-                    f"out."
+                    f"{data.names[row]}, which the training table does not have; "
+                    + (
+                        "it looks like an identifier: leave the column out of all tables."
+                        if identifier
+                        else "leave such rows out."
+                    )
                 )
             x[:, place] = torch.tensor([code.get(name, 0.0) for name in names]).to(x)[used]
             categories[one.name] = one.categories

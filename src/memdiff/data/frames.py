@@ -284,9 +284,11 @@ def _written(data: Dataset, name: str, values: np.ndarray, gaps: np.ndarray | No
     gaps = np.zeros(len(values), dtype=bool) if gaps is None else gaps
     form = data.forms.get(name)
     if form == "integer":
-        return pandas.Series(np.rint(values).astype(np.int64), dtype="Int64").mask(gaps)
+        whole = pandas.Series(np.rint(values).astype(np.int64))
+        return whole.astype("Int64").mask(gaps) if gaps.any() else whole
     if form == "boolean":
-        return pandas.Series(values > 0.5, dtype="boolean").mask(gaps)
+        truth = pandas.Series(values > 0.5)
+        return truth.astype("boolean").mask(gaps) if gaps.any() else truth
     if form in DATE_FORMS:
         unit = 86_400e6 if form == "days" else 1e6
         moments = np.rint(values * unit).astype(np.int64).astype("datetime64[us]")

@@ -279,7 +279,16 @@ def _noted(data: Dataset, passed_over: int) -> Dataset:
 def _sort_out(
     folder: Path, pictures: list[Path], videos: list[Path], name: str
 ) -> tuple[list[Path], list[Path]]:
-    """Still images and clips. Only formats that can be either are opened."""
+    """Still images and clips. Only formats that can be either are opened.
+
+    Reading a pipe would wait for ever, so what is no file is refused.
+    """
+    for file in (*pictures, *videos):
+        if not (folder / file).is_file():
+            what = (
+                "neither a file nor a folder" if (folder / file).exists() else "a link to nothing"
+            )
+            raise ValueError(f"{name} ({folder / file}) is {what}; remove it from the folder.")
     stills: list[Path] = []
     clips = list(videos)
     for file in pictures:

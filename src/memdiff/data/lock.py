@@ -7,6 +7,7 @@ is written in it says who holds it. A file that nobody holds is of a run that di
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -46,7 +47,9 @@ class Holder:
     def this(cls) -> Holder:
         """This process."""
         pid = os.getpid()
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        program = Path(sys.argv[0])
+        name = program.parent.name if program.name == "__main__.py" else program.name
+        command = shlex.join([name, *sys.argv[1:]])
         started = _started(pid) or datetime.now(UTC).isoformat(timespec="seconds")
         return cls(pid, platform.node(), started, command)
 
@@ -110,6 +113,8 @@ def _take(path: Path, output: str | Path) -> tuple[int, Holder | None]:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+                raise ValueError(f"{str(path)!r} is no lock: remove it.") from error
             raise OSError(error.errno, error.strerror, str(path.parent)) from error
         try:
             free = _flock(handle)

@@ -38,6 +38,10 @@ def reading(title: str) -> Iterator[None]:
             f"{title} may not be read: permission denied; ask its owner, or change its mode."
         ) from error
     except UnicodeDecodeError as error:
+        if error.object[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError(
+                f"{title} is UTF-16: save it as UTF-8, as iconv -f utf-16 -t utf-8 does."
+            ) from error
         raise ValueError(
             f"{title} is no UTF-8, or is damaged: byte {error.object[error.start]:#04x} at "
             f"{error.start:,}; save it as UTF-8, as iconv -f latin1 -t utf-8 does for text of "

@@ -25,8 +25,11 @@ _ARRAYS = ("Array2D", "Array3D", "Array4D", "List", "LargeList", "Sequence")
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether ``save_to_disk`` wrote this folder (one split, or several)."""
-    one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-    return one or (folder / "dataset_dict.json").is_file()
+    try:
+        one = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+        return one or (folder / "dataset_dict.json").is_file()
+    except PermissionError as error:  # name what was given, not a file that need not exist
+        raise PermissionError(error.errno, error.strerror, str(folder)) from error
 
 
 def load_saved_dataset(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +18,15 @@ from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
 from memdiff.memory import require_memory
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["TABLE_SUFFIXES", "load_table", "save_table"]
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+
+GAPS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""What programs write for a number that is missing."""
 
 
 def load_table(
@@ -34,7 +41,9 @@ def load_table(
 ) -> Dataset:
     """Load a table, numeric and categorical columns mixed, one point a row.
 
-    A ``.csv`` is UTF-8, separated by commas, with one line of column names.
+    A ``.csv`` is UTF-8, separated by commas, with one line of column names. Empty fields are
+    missing; among numbers so are ``NA``, ``nan``, ``null``, ``?`` and the like (``GAPS``), which
+    are categories elsewhere.
 
     Args:
         path: The file.
@@ -55,6 +64,7 @@ def load_table(
         ImportError: If pandas (or, for ``.parquet``, pyarrow) is not installed.
     """
     title = f"{name} ({path})"
+    codes: dict[str, str] = {}
     pandas = import_pandas(title, parquet=path.suffix.lower() == ".parquet")
     with reading(title):
         require_memory(_size_in_memory(path), title, "give a part of it")
@@ -63,8 +73,8 @@ def load_table(
                 raise ValueError(f"header=False applies to .csv files, not to {title}.")
             frame = pandas.read_parquet(path)
         else:
-            _check_csv(path, title, header)
-            # Only an empty field is missing: "NA" and "None" are categories of their own right.
+            codes = _check_csv(path, title, header)
+            # In text only an empty field is missing: "NA" may be Namibia.
             frame = pandas.read_csv(
                 path,
                 **_exact_floats(pandas.__version__),
@@ -77,12 +87,20 @@ def load_table(
                 skip_blank_lines=True,
                 dtype=_texts(path, categorical, header),
             )
+            _empty_gaps(frame, categorical)
     frame.columns = [str(column) for column in frame.columns]
     if limit is not None:
         frame = frame.iloc[:limit]
-    return from_frame(
+    data = from_frame(
         frame, name=name, source=str(path), categorical=categorical, missing=missing, like=like
     )
+    notes = tuple(
+        f"column {column!r} has numbers such as {code!r}, whose leading zeros are lost: pass "
+        f"categorical=({column!r},) if they are codes"
+        for column, code in codes.items()
+        if column not in data.categories and data.forms.get(column) == "integer"
+    )
+    return replace(data, notes=(*data.notes, *notes))
 
 
 def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, type]:
@@ -95,6 +113,20 @@ def _texts(path: Path, categorical: Sequence[str], header: bool) -> dict[Any, ty
         for position, name in enumerate(names)
         if name.strip() in categorical
     }
+
+
+def _empty_gaps(frame: pd.DataFrame, categorical: Sequence[str]) -> None:
+    """Columns of numbers that are text for what stands where one is missing."""
+    import pandas
+
+    for position, name in enumerate(frame.columns):
+        series = frame.iloc[:, position]
+        if str(name) in categorical or not pandas.api.types.is_string_dtype(series):
+            continue
+        values = set(series.dropna().unique())
+        numbers = values - set(GAPS)
+        if numbers and numbers < values and all(is_number(str(value)) for value in numbers):
+            frame.isetitem(position, pandas.to_numeric(series.mask(series.isin(GAPS))))
 
 
 def _size_in_memory(path: Path) -> int:
@@ -113,8 +145,13 @@ def _exact_floats(version: str) -> dict[str, str]:
     return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
 
 
-def _check_csv(path: Path, title: str, header: bool) -> None:
-    """What pandas would mend in silence: names that are missing or doubled, ragged rows."""
+def _check_csv(path: Path, title: str, header: bool) -> dict[str, str]:
+    """What pandas would mend in silence: names that are missing or doubled, ragged rows.
+
+    Returns:
+        For each column with numbers that begin with a zero the first of them.
+    """
+    codes: dict[int, str] = {}
     with path.open(newline="", encoding="utf-8-sig") as stream:
         rows = (
             (number, row)
@@ -132,6 +169,10 @@ def _check_csv(path: Path, title: str, header: bool) -> None:
                     f"{title} is ragged: record {record} has {len(row)} fields but the first has "
                     f"{len(first)}; mend that line."
                 )
+            for place, field in enumerate(row):
+                if field[:1] == "0" and len(field) > 1 and field.isdigit():
+                    codes.setdefault(place, field)
+    return {first[place].strip() if header else str(place): code for place, code in codes.items()}
 
 
 def _check_names(names: list[str], title: str) -> None:

@@ -189,7 +189,7 @@ def compete(found: Distances) -> Competition:
         ...     generated=torch.tensor([[0.5], [16.0]]), train=train, heldout=heldout
         ... )
         >>> result = compete(distances)
-        >>> [round(ratio, 3) for ratio in result.ratios], result.target_share.tolist()
+        >>> result.ratios.round(3).tolist(), result.target_share.tolist()
         ([0.143, 0.667], [1.0, 0.0])
     """
     import numpy as np

@@ -10,9 +10,9 @@ A cell is a sample whose :math:`k` nearest other samples, :math:`k` = 2 % of the
 most a third as far as its :math:`5 k` nearest: repeated beyond its surroundings. Among identical
 samples the largest group counts, else the smallest ratio. At most 500 samples are looked at.
 
-**Assumption**: *a repeated fresh sample lies to train as a held-out point does.* A frame that both
-sets hold has :math:`u = 1`, a collapsed fresh mode an ordinary :math:`u`. It is an assumption and no
-theorem: the cell lies where points are dense, and :math:`u` may vary more there. Measured
+**Assumption**: *a repeated fresh sample lies to train as a held-out point does.* A frame that
+both sets hold has :math:`u = 1`, a collapsed fresh mode an ordinary :math:`u`. It is an assumption
+and no theorem: the cell lies where points are dense, and :math:`u` may vary more there. Measured
 (``docs/calibration.md``): at a level of 0.05 it rejects 3 % of all fresh draws, but 10 to 30 % on
 tight clusters and smooth photographs with few held-out points; the rule of the audit therefore
 gives it a fifth of the level.

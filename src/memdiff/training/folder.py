@@ -69,8 +69,8 @@ def require_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any
         if mine.get(name) != other.get(name):
             raise ValueError(
                 f"out {str(folder)!r} holds a run with another {_called(name)} "
-                f"({other.get(name)}, now {mine.get(name)}): choose another folder, the options "
-                "of that run, or --overwrite to start anew."
+                f"({_short(other.get(name))}, now {_short(mine.get(name))}): choose another "
+                "folder, the options of that run, or --overwrite to start anew."
             )
 
 
@@ -98,13 +98,22 @@ def _called(name: str) -> str:
 
 def _depends(name: str) -> int:
     if name in ("model.shape", "model.sigma_data"):
-        return 2
-    return 1 if name.startswith("data.") else 0
+        return 3
+    if name == "data.train":  # what is held out may be a part of it
+        return 1
+    return 2 if name.startswith("data.") else 0
+
+
+def _short(value: object) -> object:
+    """A value of an entry; the hash of a set by its first digits."""
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else value
 
 
 def _describes_a_run(path: Path) -> bool:
     try:
         content = json.loads(path.read_text("utf-8"))
+    except PermissionError:  # it is not of something else, as far as anyone can tell
+        raise
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and isinstance(content.get("run"), dict)

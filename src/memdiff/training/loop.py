@@ -80,6 +80,8 @@ class TrainingSettings:
         for name, least in (("steps", 1), ("warmup", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2^63, got {self.seed}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
         if not 0.0 < self.learning_rate < math.inf:
@@ -87,7 +89,7 @@ class TrainingSettings:
         if not 0.0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be non-negative, got {self.weight_decay}.")
         if self.clip is not None and not 0.0 < self.clip < math.inf:
-            raise ValueError(f"clip must be positive, got {self.clip}: None does not clip.")
+            raise ValueError(f"clip must be positive, got {self.clip}; leave it out not to clip.")
         if not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}: 0 does not average.")
         if self.precision not in ("float32", "bfloat16", "auto"):

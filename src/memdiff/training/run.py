@@ -164,7 +164,7 @@ def train_in_folder(
     seed = settings.training.seed
     split = heldout is None and settings.heldout_share > 0.0
     if split:
-        train.require_at_least(10, "to hold some out: give held-out data, or a share of 0")
+        train.require_at_least(10, "to hold some out: give held-out data, or a heldout_share of 0")
         heldout, train = train.split(settings.heldout_share, seed=seed)
         heldout = heldout.renamed("heldout")
     encoding = TableEncoding.fit(train).require_model(train) if train.kind == "table" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from memdiff.training.augmentation import AffineAugmentation
@@ -56,8 +57,8 @@ class RunSettings:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if not 0.0 <= self.heldout_share < 1.0:
             raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise ValueError(f"time_limit must be positive, got {self.time_limit}.")
+        if self.time_limit is not None and not 0.0 < self.time_limit < math.inf:
+            raise ValueError(f"time_limit must be positive and finite, got {self.time_limit}.")
 
     @property
     def period(self) -> int:

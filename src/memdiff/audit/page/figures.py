@@ -59,7 +59,7 @@ def closeness_plot(entry: Evidence) -> Plot:
     on_train, on_decoys = target[result.ratios <= COPY].sum(), decoy[result.ratios <= COPY].sum()
     m = result.samples
     upper.set_title(
-        f"Left of the line: {percent(on_train / m)} of the samples are nearest to a training "
+        f"Left of the line: {percent(on_train / m)} of the samples are nearest to a training\n"
         f"point, {percent(result.odds * on_decoys / m)} by chance",
         loc="left",
     )

@@ -108,7 +108,14 @@ def _blind_spots(entry: Evidence, result: AuditResult) -> str:
             "unseen, and flat images look close to each other. A learned descriptor, such as SSCD "
             "[Pizzi22], sees more."
         )
-    if noun in ("sscd", "torchscript", "transformers"):
+    if noun == "thumbnail" and pictures:
+        return (
+            "They compare coarse grey images without their brightness and contrast, registered to "
+            "each other. Images that differ in colour or detail alone count as alike; large "
+            "crops, collages and changes of style go unseen. A learned descriptor, such as SSCD "
+            "[Pizzi22], sees more."
+        )
+    if noun in ("sscd", "torchscript", "transformers", "onnx"):
         return (
             "A learned descriptor sees what its training data taught it: style, logos and blank "
             "images may count as alike, small crops as different. Its similarities have no unit, "

@@ -1,4 +1,4 @@
-r"""Forward (noising) processes.
+r"""The contract of a forward process.
 
 A linear stochastic differential equation carries data to noise,
 
@@ -35,12 +35,6 @@ tensor(9.0000, dtype=torch.float64)
 
 ``memdiff.testing.check_process`` verifies the identities above for it. ``time_at_ratio`` is found
 by bisection unless the subclass gives a closed form.
-
-References:
-    Baptista, Dasgupta, Kovachki, Oberai, Stuart, *Memorization and Regularization in Generative
-    Diffusion Models*, arXiv:2501.15785.
-    Karras, Aittala, Aila, Laine, *Elucidating the Design Space of Diffusion-Based Generative
-    Models*, arXiv:2206.00364.
 """
 
 from __future__ import annotations
@@ -54,7 +48,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["EDM", "VE", "VP", "ForwardProcess", "LinearInterpolant", "time_function"]
+__all__ = ["ForwardProcess", "check_ratio", "positive", "time_function"]
 
 
 def time_function(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
@@ -166,7 +160,7 @@ class ForwardProcess(ABC):
 @time_function
 def _invert(process: ForwardProcess, ratio: Tensor) -> Tensor:
     """Bisection on a geometric bracket, to the last digit of float64."""
-    _check_ratio(ratio)
+    check_ratio(ratio)
     high_ratio = float(process.ratio(process.t_max))
     if bool((ratio > high_ratio * (1 + 1e-12)).any()):
         raise ValueError(
@@ -182,202 +176,14 @@ def _invert(process: ForwardProcess, ratio: Tensor) -> Tensor:
     return torch.where(ratio == 0, torch.zeros_like(ratio), high.exp())
 
 
-def _check_ratio(ratio: Tensor) -> None:
+def check_ratio(ratio: Tensor) -> None:
+    """Refuse noise-to-signal ratios that are negative or not finite."""
     if not bool((torch.isfinite(ratio) & (ratio >= 0)).all()):
         raise ValueError(f"ratio sigma/m must be finite and non-negative, got {ratio.tolist()}.")
 
 
-class VE(ForwardProcess):
-    r"""Variance exploding: :math:`f = 0`, :math:`g = a^t`.
-
-    :math:`m = 1`, :math:`\sigma^2 = (a^{2t} - 1) / (2 \ln a)`.
-
-    Args:
-        base: The base :math:`a > 1`. The paper uses 10.
-        t_max: Final time. The paper uses 1.
-
-    References:
-        arXiv:2501.15785 (variance exploding process).
-    """
-
-    def __init__(self, base: float = 10.0, t_max: float = 1.0) -> None:
-        if base <= 1.0:
-            raise ValueError(f"base must be above 1, got {base}.")
-        self.base = float(base)
-        self.t_max = _positive("t_max", t_max)
-
-    @time_function
-    def scale(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.ones_like(t)
-
-    @time_function
-    def std(self, t: Tensor) -> Tensor:  # noqa: D102
-        rate = 2.0 * math.log(self.base)
-        return (torch.expm1(rate * t) / rate).sqrt()
-
-    @time_function
-    def drift(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.zeros_like(t)
-
-    @time_function
-    def diffusion(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.exp(math.log(self.base) * t)
-
-    @time_function
-    def time_at_ratio(self, ratio: Tensor) -> Tensor:  # noqa: D102
-        _check_ratio(ratio)
-        rate = 2.0 * math.log(self.base)
-        return torch.log1p(rate * ratio**2) / rate
-
-
-class VP(ForwardProcess):
-    r"""Variance preserving with a linear rate.
-
-    :math:`\beta(t) = \beta_{min} + t\,(\beta_{max} - \beta_{min})`, :math:`f = -\beta/2`,
-    :math:`g^2 = \beta`, :math:`m = e^{-A/2}`, :math:`\sigma^2 = 1 - m^2`,
-    :math:`A(t) = t \beta_{min} + t^2 (\beta_{max} - \beta_{min})/2`.
-
-    Args:
-        beta_min: Rate at time 0, non-negative. The paper uses 0.001.
-        beta_max: Rate at time 1, above ``beta_min`` or equal to it and positive. The paper uses 3.
-        t_max: Final time. The paper uses 1.
-
-    References:
-        arXiv:2501.15785 (variance preserving process).
-    """
-
-    def __init__(self, beta_min: float = 0.001, beta_max: float = 3.0, t_max: float = 1.0) -> None:
-        if not 0.0 <= beta_min <= beta_max or beta_max <= 0.0:
-            raise ValueError(
-                f"beta_min and beta_max must satisfy 0 <= beta_min <= beta_max and beta_max > 0, "
-                f"got {beta_min} and {beta_max}."
-            )
-        self.beta_min = float(beta_min)
-        self.beta_max = float(beta_max)
-        self.t_max = _positive("t_max", t_max)
-
-    def _integrated(self, t: Tensor) -> Tensor:
-        return t * self.beta_min + 0.5 * t**2 * (self.beta_max - self.beta_min)
-
-    @time_function
-    def scale(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.exp(-0.5 * self._integrated(t))
-
-    @time_function
-    def std(self, t: Tensor) -> Tensor:  # noqa: D102
-        return (-torch.expm1(-self._integrated(t))).sqrt()
-
-    @time_function
-    def drift(self, t: Tensor) -> Tensor:  # noqa: D102
-        return -0.5 * (self.beta_min + t * (self.beta_max - self.beta_min))
-
-    @time_function
-    def diffusion(self, t: Tensor) -> Tensor:  # noqa: D102
-        return (self.beta_min + t * (self.beta_max - self.beta_min)).sqrt()
-
-    @time_function
-    def time_at_ratio(self, ratio: Tensor) -> Tensor:  # noqa: D102
-        _check_ratio(ratio)
-        integrated = torch.log1p(ratio**2)
-        slope = self.beta_max - self.beta_min
-        root = (self.beta_min**2 + 2.0 * slope * integrated).sqrt()
-        return 2.0 * integrated / (self.beta_min + root).clamp_min(1e-300)
-
-
-class EDM(ForwardProcess):
-    r"""The parametrisation of Karras et al. 2022: time is the noise level, :math:`\sigma(t) = t`.
-
-    :math:`f = 0`, :math:`g^2 = 2t`, :math:`m = 1`.
-
-    Args:
-        sigma_min: Smallest positive noise level of the sampling grid.
-        sigma_max: Noise level at which sampling starts.
-        rho: Exponent of the grid.
-
-    References:
-        arXiv:2206.00364, table 1 and equation 5.
-    """
-
-    def __init__(
-        self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-    ) -> None:
-        if not 0.0 < sigma_min < sigma_max:
-            raise ValueError(
-                f"sigma_min and sigma_max must satisfy 0 < sigma_min < sigma_max, "
-                f"got {sigma_min} and {sigma_max}."
-            )
-        self.ratio_min = float(sigma_min)
-        self.t_max = float(sigma_max)
-        self.rho = _positive("rho", rho)
-
-    @time_function
-    def scale(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.ones_like(t)
-
-    @time_function
-    def std(self, t: Tensor) -> Tensor:  # noqa: D102
-        return t.clone()
-
-    @time_function
-    def drift(self, t: Tensor) -> Tensor:  # noqa: D102
-        return torch.zeros_like(t)
-
-    @time_function
-    def diffusion(self, t: Tensor) -> Tensor:  # noqa: D102
-        return (2.0 * t).sqrt()
-
-    @time_function
-    def time_at_ratio(self, ratio: Tensor) -> Tensor:  # noqa: D102
-        _check_ratio(ratio)
-        return ratio.clone()
-
-    def __repr__(self) -> str:
-        return f"EDM(sigma_min={self.ratio_min:g}, sigma_max={self.t_max:g}, rho={self.rho:g})"
-
-
-class LinearInterpolant(ForwardProcess):
-    r"""Linear interpolation between data and noise, as in flow matching.
-
-    :math:`m = 1 - t`, :math:`\sigma = t`, hence :math:`f = -1/(1-t)`, :math:`g^2 = 2t/(1-t)`.
-
-    Args:
-        t_max: Final time, below 1, where ``f`` and ``g`` are infinite. At the default the signal
-            that is left in the start of the samplers has scale 0.001.
-
-    References:
-        Lipman et al., *Flow Matching for Generative Modeling*, arXiv:2210.02747, section 4.1.
-    """
-
-    def __init__(self, t_max: float = 0.999) -> None:
-        if not 0.0 < t_max < 1.0:
-            raise ValueError(
-                f"t_max must lie in (0, 1), got {t_max}: the drift is infinite at t = 1."
-            )
-        self.t_max = float(t_max)
-
-    @time_function
-    def scale(self, t: Tensor) -> Tensor:  # noqa: D102
-        return 1.0 - t
-
-    @time_function
-    def std(self, t: Tensor) -> Tensor:  # noqa: D102
-        return t.clone()
-
-    @time_function
-    def drift(self, t: Tensor) -> Tensor:  # noqa: D102
-        return -1.0 / (1.0 - t)
-
-    @time_function
-    def diffusion(self, t: Tensor) -> Tensor:  # noqa: D102
-        return (2.0 * t / (1.0 - t)).sqrt()
-
-    @time_function
-    def time_at_ratio(self, ratio: Tensor) -> Tensor:  # noqa: D102
-        _check_ratio(ratio)
-        return ratio / (1.0 + ratio)
-
-
-def _positive(name: str, value: float) -> float:
+def positive(name: str, value: float) -> float:
+    """Return the value of an argument that must be positive and finite."""
     if not (math.isfinite(value) and value > 0.0):
         raise ValueError(f"{name} must be positive and finite, got {value}.")
     return float(value)
