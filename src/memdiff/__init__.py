@@ -19,6 +19,7 @@ from memdiff.public.lazy import lazily
 if TYPE_CHECKING:
     from memdiff.data import Dataset, load
     from memdiff.generate import Generated, GenerationSettings, Selection, regularised, select
+    from memdiff.kernel import Posterior
     from memdiff.objectives import (
         denoising_score_matching,
         draw,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
         implicit_score_matching,
         leave_one_out_denoising,
     )
-    from memdiff.posterior import Posterior
     from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
     from memdiff.samplers import (
         DDIM,
@@ -112,12 +112,11 @@ _MODULES = (
     "experiments",
     "features",
     "generate",
+    "kernel",
     "metrics",
     "neighbors",
     "objectives",
-    "posterior",
     "processes",
-    "products",
     "report",
     "run",
     "samplers",

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from memdiff.cli import main
-from memdiff.doctor.installation import speed
+from memdiff.doctor import speed
 from memdiff.doctor.speed import Expectation, measure_speed
-from memdiff.products import available_paths, gemm_path
+from memdiff.kernel.products import available_paths, gemm_path
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.integers import IntegerRows, ProductBuffer, integers_pay
+from memdiff.kernel.integers import IntegerRows, ProductBuffer, integers_pay
+from memdiff.kernel.products import available_paths, gemm_path
 from memdiff.processes import EDM
-from memdiff.products import available_paths, gemm_path
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore
 

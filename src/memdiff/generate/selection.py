@@ -31,6 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memdiff.kernel import Posterior
 from memdiff.objectives import (
     Draws,
     LogUniformRatio,
@@ -40,7 +41,6 @@ from memdiff.objectives import (
     leave_one_out_loss,
     sigma2,
 )
-from memdiff.posterior import Posterior
 from memdiff.scores import (
     CollapseTemperature,
     EmpiricalBayes,
@@ -350,8 +350,7 @@ class _Remembered(EmpiricalScore):
         self.memory_limit = score.memory_limit
         self.ranks = score.ranks
         self.tolerance = score.tolerance
-        self._trajectory = None
-        self.posteriors = score.posteriors
+        self.kernels = score.kernels
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None
 

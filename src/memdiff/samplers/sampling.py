@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Work, WorkLedger
+from memdiff.kernel import LevelCounts
+from memdiff.kernel.trajectories import Counts
 from memdiff.processes import ForwardProcess
 from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
@@ -46,7 +47,7 @@ class SamplerStats:
     accepted_steps: int
     rejected_steps: int
     seconds: float
-    levels: tuple[Work, ...] = ()
+    levels: tuple[LevelCounts, ...] = ()
 
     @property
     def evaluations_per_sample(self) -> float:
@@ -214,11 +215,11 @@ def sample(
     )
 
 
-def _levels(flows: list[ReverseFlow]) -> tuple[Work, ...]:
-    ledger = WorkLedger()
+def _levels(flows: list[ReverseFlow]) -> tuple[LevelCounts, ...]:
+    counts = Counts()
     for flow in flows:
-        ledger.merge(flow.trajectory.ledger)
-    return ledger.levels()
+        counts.merge(flow.batch.counts)
+    return counts.levels()
 
 
 def _concatenate(trajectories: list[Tensor | None]) -> Tensor | None:

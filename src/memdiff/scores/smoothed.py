@@ -14,13 +14,12 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel.trajectories import unfollowed
 from memdiff.scores.base import Score
 from memdiff.scores.regularised import RegularisedScore
 
@@ -68,12 +67,10 @@ class Smoothed(RegularisedScore):
         for _ in range(self.draws):
             noise = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
             shift = (self.bandwidth * noise).to(device=x.device, dtype=x.dtype)
-            mean = mean + (self.score.residual(x + shift, t, y, exclude=exclude) + shift)
+            # The draws of one point would take turns in what is remembered of it.
+            with unfollowed():
+                mean = mean + (self.score.residual(x + shift, t, y, exclude=exclude) + shift)
         return (mean / self.draws).to(x.dtype)
-
-    def along(self, trajectory: Trajectory) -> Self:
-        """The score itself: the draws of one point would take turns in what is remembered."""
-        return self
 
     @override
     def extra_repr(self) -> str:
