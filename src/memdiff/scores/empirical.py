@@ -82,7 +82,7 @@ class EmpiricalScore(Score):
             :class:`~memdiff.kernel.trajectories.TruncatedPosterior` for the memory it takes; of
             data on disk None leaves out nothing where that is more than ``memory_limit``.
         ranks: Processes that share the training points: each makes the same score of the same
-            data and querys it at the same points, on its part of the data alone (of data on
+            data and evaluates it at the same points, on its part of the data alone (of data on
             disk an evaluation reads no more); each gets the whole result. By default this process
             does it all.
 
