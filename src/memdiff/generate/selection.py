@@ -343,14 +343,15 @@ class _Remembered(EmpiricalScore):
     """An empirical score that remembers its last posterior, for candidates on the same draws."""
 
     def __init__(self, score: EmpiricalScore) -> None:
-        Score.__init__(self, score.process)
-        self._hold(score.source)
-        self.register_buffer("log_prior", score.log_prior)
-        self.conditions = score.conditions
-        self.memory_limit = score.memory_limit
-        self.ranks = score.ranks
-        self.tolerance = score.tolerance
-        self.kernels = score.kernels
+        super().__init__(
+            score.source,
+            score.process,
+            memory_limit=score.memory_limit,
+            tolerance=score.tolerance,
+            ranks=score.ranks,
+        )
+        self.log_prior, self.conditions = score.log_prior, score.conditions
+        self.kernels = score.kernels  # what was built of the points serves this one too
         self._key: tuple[object, ...] = ()  # the arguments themselves, so that they stay alive
         self._last: Posterior | None = None
 
