@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import torch
 
+from memdiff.audit.verdict import VerdictName
 from memdiff.data import Dataset, load
 from memdiff.samplers import Heun
 from memdiff.training import MonitorSettings, RunSettings, TrainingSettings, train_and_report
+from memdiff.training.run_page import compose
 
 SETTINGS = RunSettings(
     training=TrainingSettings(steps=6, batch_size=7),
@@ -28,6 +31,11 @@ def test_the_report_holds_what_the_call_returns(tmp_path):
     assert "Audit of the kept model" in page and "Samples while training" not in page
     assert json.loads((tmp_path / "audit.json").read_text())["verdict"] == report["verdict"]
     assert (tmp_path / "audit.html").is_file()
+    for name in get_args(VerdictName):  # a run of any verdict has a page
+        audit = assessment.audit
+        found = replace(audit, verdict=name, decision=replace(audit.decision, name=name))
+        banner = compose(run, replace(assessment, audit=found)).lead[0]
+        assert banner.verdict.startswith("The kept model: ")
 
 
 def test_a_run_that_goes_on_or_asks_for_no_samples_is_not_audited(tmp_path):

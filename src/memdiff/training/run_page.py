@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from memdiff.audit.page.banner import verdict_banner
 from memdiff.data import Dataset, load
 from memdiff.neighbors import nearest
 from memdiff.report import (
@@ -20,7 +21,7 @@ from memdiff.report import (
     Section,
     Table,
 )
-from memdiff.report.document import Block, Tone
+from memdiff.report.document import Block
 from memdiff.report.figures import ImageRow, image_grid
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.monitor import Monitor
@@ -31,16 +32,6 @@ from memdiff.training.training_run import TrainingRun
 
 __all__ = ["compose"]
 
-_TONES: dict[str, Tone] = {
-    "memorizing": "bad",
-    "not detected": "good",
-    "inconclusive": "caution",
-}
-_TITLES = {
-    "memorizing": "The kept model memorises",
-    "not detected": "Memorisation not detected in the kept model",
-    "inconclusive": "Inconclusive",
-}
 _COLUMNS = 8
 
 
@@ -86,7 +77,7 @@ def _banner(run: TrainingRun, assessment: Assessment | None) -> Banner:
     facts["Copied fraction"] = (
         f"{decision.copied:.1%} ({decision.copied_low:.1%} to {decision.copied_high:.1%})"
     )
-    return Banner(_TITLES[decision.name], decision.sentence, _TONES[decision.name], facts)
+    return verdict_banner(decision, facts, of="The kept model")
 
 
 def _ending(run: TrainingRun) -> str:

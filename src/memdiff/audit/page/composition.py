@@ -9,6 +9,7 @@ from typing import Any
 
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.findings import Findings
+from memdiff.audit.page.banner import verdict_banner
 from memdiff.audit.page.evidence_tables import (
     exchangeability_table,
     measurement_table,
@@ -37,22 +38,10 @@ from memdiff.report import (
     Table,
     write_html,
 )
-from memdiff.report.document import Block, CellValue, Tone
+from memdiff.report.document import Block, CellValue
 
 __all__ = ["compose", "write_page"]
 
-_TONES: dict[str, Tone] = {
-    "memorizing": "bad",
-    "overfitting": "bad",
-    "not detected": "good",
-    "inconclusive": "caution",
-}
-_TITLES = {
-    "memorizing": "Memorizing",
-    "overfitting": "Overfitting, no copies",
-    "not detected": "Memorisation not detected",
-    "inconclusive": "Inconclusive",
-}
 _NOUNS = {"images": "images", "video": "clips", "table": "rows", "vectors": "vectors"}
 
 
@@ -134,7 +123,7 @@ def _banner(result: Findings) -> Banner:
     if settings.fail_above is not None:
         state = "failed" if result.gate_failed else "passed"
         facts[f"Gate at {percent_given(settings.fail_above)}"] = state
-    return Banner(_TITLES[decision.name], decision.sentence, _TONES[decision.name], facts)
+    return verdict_banner(decision, facts)
 
 
 def _headline(entry: Evidence) -> list[Block]:
