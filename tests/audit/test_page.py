@@ -13,7 +13,7 @@ from PIL import Image as Picture
 
 from memdiff.audit import audit
 from memdiff.audit.page import compose
-from memdiff.audit.page.differences import Differences
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.limitations import limitations
 from memdiff.audit.page.numbers import number, p_text, percent
 from memdiff.audit.page.pairs import MOST_PAIRS, pair_blocks

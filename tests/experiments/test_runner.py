@@ -16,7 +16,7 @@ from memdiff import experiments
 from memdiff.experiments import Experiment, Outcome, ReproductionError, registry, reproduce, store
 from memdiff.experiments.runner import load
 from memdiff.report import Cell, Figure, Table
-from memdiff.report.figures import image_png
+from memdiff.report.pictures import image_png
 
 PNG = image_png(torch.zeros(1, 2, 3))
 

@@ -15,7 +15,7 @@ from memdiff.experiments.strength_choice import (
     strength_ratio,
 )
 from memdiff.experiments.strength_selection import COST, EXPERIMENTS
-from memdiff.generate.selection import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
+from memdiff.generate.families import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
 
 
 def test_both_curves_estimate_the_same_error():

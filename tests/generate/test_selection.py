@@ -3,14 +3,8 @@
 import pytest
 import torch
 
-from memdiff.generate.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    TIKHONOV,
-    leave_one_out_draws,
-    regularised,
-    select,
-)
+from memdiff.generate.families import EARLY_STOP, EMPIRICAL_BAYES, TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, regularised, select
 from memdiff.generate.settings import FAMILIES, named
 from memdiff.objectives import draw, explicit_score_matching
 from memdiff.processes import VE, VP

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memdiff.generate.selection import TIKHONOV, select
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import select
 from memdiff.objectives import draw
 from memdiff.processes import EDM, VP
 from memdiff.samplers import RK45, Heun, sample

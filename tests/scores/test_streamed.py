@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memdiff.generate.selection import TIKHONOV, leave_one_out_draws, select
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, select
 from memdiff.kernel import Batch, Posterior
 from memdiff.objectives import draw
 from memdiff.processes import EDM, VP

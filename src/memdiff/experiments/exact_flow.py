@@ -41,15 +41,7 @@ from memdiff.experiments.plane import (
 )
 from memdiff.experiments.published import published
 from memdiff.processes import VE, VP
-from memdiff.report.figures import (
-    BLACK,
-    BLUE,
-    GREY,
-    PALETTE,
-    legend,
-    new_figure,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, BLUE, GREY, PALETTE, legend, new_figure, new_panels
 from memdiff.samplers import RK45, LogTime, Sampler, draw_latents, sample
 from memdiff.scores import EmpiricalScore
 

@@ -23,16 +23,8 @@ from memdiff.metrics import (
     share_test,
     tolerance_fraction,
 )
-from memdiff.report.figures import (
-    BLACK,
-    GREY,
-    PALETTE,
-    Curve,
-    ImageRow,
-    curve_plot,
-    image_grid,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, GREY, PALETTE, Curve, curve_plot, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 
 __all__ = [
     "ABSOLUTE",

@@ -30,7 +30,8 @@ from memdiff.data.builtin import rectangles
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome, Table
 from memdiff.neighbors import nearest
 from memdiff.processes import EDM
-from memdiff.report.figures import BLACK, BLUE, VERMILION, ImageRow, image_grid, legend, new_figure
+from memdiff.report.figures import BLACK, BLUE, VERMILION, legend, new_figure
+from memdiff.report.pictures import ImageRow, image_grid
 from memdiff.samplers import RK45, Heun, Sampler, draw_latents, sample
 from memdiff.scores import EmpiricalScore, Tikhonov
 

@@ -36,7 +36,8 @@ from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.neighbors import nearest
 from memdiff.processes import EDM
 from memdiff.report.document import Table
-from memdiff.report.figures import BLACK, BLUE, GREY, ImageRow, image_grid, legend, new_panels
+from memdiff.report.figures import BLACK, BLUE, GREY, legend, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 from memdiff.samplers import Heun, sample
 from memdiff.scores import NetworkScore, Score
 from memdiff.training import (

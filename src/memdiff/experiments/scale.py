@@ -46,7 +46,8 @@ from memdiff.experiments.scale_views import (
     images_figure,
     scale_table,
 )
-from memdiff.generate.selection import TIKHONOV, leave_one_out_draws, select
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, select
 from memdiff.metrics import clopper_pearson
 from memdiff.neighbors import nearest
 from memdiff.objectives import Draws, LogUniformRatio, draw

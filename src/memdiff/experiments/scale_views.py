@@ -10,17 +10,8 @@ from torch import Tensor
 from memdiff.experiments.experiment import Figure, Table
 from memdiff.neighbors import nearest
 from memdiff.report.document import Cell, CellValue
-from memdiff.report.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    VERMILION,
-    Curve,
-    ImageRow,
-    curve_plot,
-    image_grid,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, BLUE, GREEN, VERMILION, Curve, curve_plot, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 
 __all__ = ["copies_figure", "distances_figure", "images_figure", "scale_table"]
 

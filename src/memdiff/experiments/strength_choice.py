@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.generate.selection import EMPIRICAL_BAYES, Family, leave_one_out_draws, select
+from memdiff.generate.families import EMPIRICAL_BAYES, Family
+from memdiff.generate.selection import leave_one_out_draws, select
 from memdiff.objectives import (
     Draws,
     LogUniformRatio,

@@ -37,7 +37,7 @@ from memdiff.experiments.strength_choice import (
     data_law,
     strength_ratio,
 )
-from memdiff.generate.selection import EARLY_STOP, EMPIRICAL_BAYES, TEMPERATURE, TIKHONOV, Family
+from memdiff.generate.families import EARLY_STOP, EMPIRICAL_BAYES, TEMPERATURE, TIKHONOV, Family
 from memdiff.report.document import CellValue
 from memdiff.report.figures import BLACK, BLUE, VERMILION, Curve, curve_plot, new_panels
 

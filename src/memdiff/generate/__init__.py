@@ -10,20 +10,17 @@ from memdiff.public.callable_package import call_by
 from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
-    from memdiff.generate.generated import Generated
-    from memdiff.generate.generation import generate, generate_to_file
-    from memdiff.generate.selection import (
+    from memdiff.generate.families import (
         EARLY_STOP,
         EMPIRICAL_BAYES,
         SMOOTHED,
         TEMPERATURE,
         TIKHONOV,
         Family,
-        Selection,
-        leave_one_out_draws,
-        regularised,
-        select,
     )
+    from memdiff.generate.generated import Generated
+    from memdiff.generate.generation import generate, generate_to_file
+    from memdiff.generate.selection import Selection, leave_one_out_draws, regularised, select
     from memdiff.generate.settings import (
         FAMILIES,
         PROCESSES,

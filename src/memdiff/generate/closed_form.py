@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
-from memdiff.generate.selection import (
-    EARLY_STOP,
-    EMPIRICAL_BAYES,
-    TEMPERATURE,
-    Family,
-    Selection,
-    regularised,
-)
+from memdiff.generate.families import EARLY_STOP, EMPIRICAL_BAYES, TEMPERATURE, Family
+from memdiff.generate.selection import Selection, regularised
 from memdiff.generate.settings import (
     FAMILIES,
     PROCESSES,

@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 FAMILIES = {
-    "tikhonov": "memdiff.generate.selection:TIKHONOV",
-    "empirical-bayes": "memdiff.generate.selection:EMPIRICAL_BAYES",
-    "temperature": "memdiff.generate.selection:TEMPERATURE",
-    "smoothed": "memdiff.generate.selection:SMOOTHED",
-    "early-stop": "memdiff.generate.selection:EARLY_STOP",
+    "tikhonov": "memdiff.generate.families:TIKHONOV",
+    "empirical-bayes": "memdiff.generate.families:EMPIRICAL_BAYES",
+    "temperature": "memdiff.generate.families:TEMPERATURE",
+    "smoothed": "memdiff.generate.families:SMOOTHED",
+    "early-stop": "memdiff.generate.families:EARLY_STOP",
 }
-"""Regularisers: each a :class:`~memdiff.generate.selection.Family`."""
+"""Regularisers: each a :class:`~memdiff.generate.families.Family`."""
 
 REGULARIZERS = ("none", *FAMILIES)
 """What ``regularizer`` may be."""

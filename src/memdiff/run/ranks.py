@@ -18,7 +18,6 @@ import atexit
 import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,8 +25,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
     from torch import Tensor
+
+from memdiff.run.watch import Watch
 
 __all__ = ["DEAD_RANK_EXIT", "RankError", "Ranks", "join", "joined", "launched"]
 
@@ -61,7 +61,7 @@ class Ranks:
         self.rank = rank
         self.count = count
         self.timeout = timeout
-        self._watch: _Watch | None = None
+        self._watch: Watch | None = None
         self._store: Any = None
 
     def __deepcopy__(self, memo: object) -> Ranks:
@@ -341,56 +341,11 @@ def join(*, timeout: float = 60.0, on_death: Callable[[str], None] | None = None
         ) from error
     ranks = Ranks(rank, count, timeout)
     ranks._store = dist.PrefixStore("memdiff", store)
-    ranks._watch = _Watch(ranks, ranks._store, on_death or ranks.abandon)
+    ranks._watch = Watch(rank, count, timeout, ranks._store, on_death or ranks.abandon)
     ranks._watch.start()
     atexit.register(ranks.close)  # a thread inside the store would abort an interpreter that ends
     _joined = ranks
     return ranks
-
-
-class _Watch:
-    """Signs of life of the ranks, in a thread of their own."""
-
-    def __init__(self, ranks: Ranks, store: dist.Store, on_death: Callable[[str], None]) -> None:
-        self.ranks = ranks
-        self.store = store
-        self.on_death = on_death
-        self.leaving = threading.Event()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memdiff-ranks", daemon=True)
-
-    def start(self) -> None:
-        self.store.set(f"alive/{self.ranks.rank}", "0")
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        ranks = self.ranks
-        pause = min(1.0, ranks.timeout / 5)
-        names = [f"alive/{r}" for r in range(ranks.count)]
-        seen = [(b"", time.monotonic())] * ranks.count
-        beat = 0
-        while not self._over.wait(pause):
-            beat += 1
-            try:
-                self.store.set(names[ranks.rank], str(beat))
-                signs = [self.store.get(name) for name in names]
-            except RuntimeError:
-                if not (self.leaving.is_set() or self._over.is_set()):
-                    self.on_death("the first process of the run, which keeps its store, has ended")
-                return
-            now = time.monotonic()
-            seen = [
-                old if old[0] == sign else (sign, now)
-                for old, sign in zip(seen, signs, strict=True)
-            ]
-            dead = [r for r, (_, since) in enumerate(seen) if now - since > ranks.timeout]
-            if dead:
-                self.on_death(f"rank {dead[0]} of the run has been silent for {ranks.timeout:g} s")
-                return
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from memdiff.report import (
     Table,
 )
 from memdiff.report.document import Block
-from memdiff.report.figures import ImageRow, image_grid
+from memdiff.report.pictures import ImageRow, image_grid
 from memdiff.training.assessment import Assessment, summary
 from memdiff.training.monitor import Monitor
 from memdiff.training.observation import Observation

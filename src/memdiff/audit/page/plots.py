@@ -12,15 +12,7 @@ from memdiff.audit.page.numbers import percent
 from memdiff.metrics import Competition, CopiedFraction, CopyingTests, copied_fraction
 from memdiff.metrics.copied_fraction import COPY
 from memdiff.metrics.extraction import Extraction
-from memdiff.report.figures import (
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILION,
-    legend,
-    new_figure,
-    new_panels,
-)
+from memdiff.report.figures import BLUE, GREEN, GREY, VERMILION, legend, new_figure, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memdiff.audit.findings import Findings
-from memdiff.audit.page.differences import Differences
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
 from memdiff.report import Gallery, GalleryItem, Paragraph, Table
 from memdiff.report.document import Block
