@@ -28,10 +28,22 @@ TABLES: dict[str, Table] = {
     ),
     "trajectory": Table(
         "benchmarks.trajectory",
-        "An 18-step EDM Heun run of `sample` with a tolerance. `memdiff`: its time over 35 pairs "
-        "of products (`target`: at most). `set-up`: what the first run takes once, in pairs of "
-        "products. `counted`: the share of work by counts. `locked`: evaluations that one "
+        "An 18-step EDM Heun run of `sample`; tolerance 0 leaves nothing out. `first run` sets up "
+        "what `memdiff`, later runs, find: their time over 35 pairs of products (`target`: at "
+        "most). `counted`: the share of work by counts. `collapsed`: evaluations that one "
         "certified point answered. `difference`: of 4 samples from those of tolerance 0.",
+    ),
+    "chunks": Table(
+        "benchmarks.chunks",
+        "Ways through all points at middle noise: float32 products, in chunks of coordinates that "
+        "float64 adds up, and float64 logits (`mixed`). `error`: largest of a log sum of weights, "
+        "against float64; the contract is 1e-5. `memdiff`: what the engine chooses.",
+    ),
+    "subset": Table(
+        "benchmarks.subset",
+        "The exact score against a subset of points per query that shrinks with the noise (after "
+        "GoldDiff, arXiv:2602.16498, reconstructed), on digits. `error`: largest of a residual, "
+        "relative to it, against float64.",
     ),
     "middle": Table(
         "benchmarks.middle",

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from memdiff.products import GemmPath, available_paths
+from memdiff.kernel.products import GemmPath, available_paths
 
 __all__ = ["interleaved", "product", "two_products"]
 

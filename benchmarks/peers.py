@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.floor import interleaved, product, two_products
+from memdiff.kernel import PosteriorEngine, Queries
 from memdiff.neighbors import nearest
-from memdiff.posterior import PosteriorEngine
 from memdiff.processes import VE
 from memdiff.scores import EmpiricalScore
 
@@ -140,8 +140,8 @@ def _scores(queries: int, points: int, dimension: int, sigma: float, repeats: in
     few, some = x[: max(4, min(queries, WORK // points))], data[:LOOPED]
     calls: dict[str, Callable[[], object]] = {
         "floor": two_products(x, data),
-        "memdiff": lambda: engine(x, ones, level),
-        "memdiff, tolerance 1e-5": lambda: engine(x, ones, level, tolerance=1e-5),
+        "memdiff": lambda: engine(Queries.of(x, ones, level)),
+        "memdiff, tolerance 1e-5": lambda: engine(Queries.of(x, ones, level), tolerance=1e-5),
         "SDPA with bias": lambda: attention(x, data, sigma),
     }
     if queries * points * 4 < 2**28:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.floor import interleaved, two_products
 from benchmarks.peers import attention, one_shot
-from memdiff.posterior import PosteriorEngine
+from memdiff.kernel import PosteriorEngine
 
 __all__ = ["run"]
 

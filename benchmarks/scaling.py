@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.floor import interleaved, two_products
 from benchmarks.memory import extra_memory, in_own_process
 from benchmarks.peers import attention, one_shot, paper_loop
-from memdiff.posterior import PosteriorEngine
+from memdiff.kernel import PosteriorEngine, Queries
 
 __all__ = ["run"]
 
@@ -75,8 +75,8 @@ def _times(
     some = data[:LOOPED]
     calls: dict[str, Callable[[], object]] = {
         "floor": two_products(x, data),
-        "memdiff": lambda: engine(x, ones, level),
-        "memdiff, tolerance 1e-5": lambda: engine(x, ones, level, tolerance=1e-5),
+        "memdiff": lambda: engine(Queries.of(x, ones, level)),
+        "memdiff, tolerance 1e-5": lambda: engine(Queries.of(x, ones, level), tolerance=1e-5),
         "SDPA with bias": lambda: attention(x, data, sigma),
         "one-shot softmax": lambda: one_shot(x, data, sigma),
         "paper's loop": lambda: paper_loop(x, some, sigma),
@@ -105,7 +105,7 @@ def _measure_memory(method: str, points: int) -> None:
     warm = PosteriorEngine(data[small])  # code and buffers of the libraries are no part of it
     if method == "memdiff":
         warm(x[:8], ones[:8], level[:8])
-        mb = extra_memory(lambda: engine(x, ones, level))
+        mb = extra_memory(lambda: engine(Queries.of(x, ones, level)))
     else:
         one_shot(x[:8], data[small], 1.0)
         mb = extra_memory(lambda: one_shot(x, data, 1.0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memdiff.posterior import PosteriorEngine
+from memdiff.kernel import PosteriorEngine, Queries
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,7 +33,7 @@ def test_peers_compute_what_memdiff_computes(sigma):
     """A ratio to a method that computes something else says nothing."""
     peers = importlib.import_module("benchmarks.peers")
     x, data = peers._clouds(30, 500, 6, sigma)
-    part = PosteriorEngine(data)(x, torch.ones(30), torch.full((30,), sigma))
+    part = PosteriorEngine(data)(Queries.of(x, torch.ones(30), torch.full((30,), sigma)))
     mean = x + (part.residual_sum / part.total[:, None]).to(x.dtype)
     for peer in (peers.attention, peers.one_shot, peers.paper_loop):
         assert torch.allclose(peer(x, data, sigma), mean, atol=1e-4), peer.__name__

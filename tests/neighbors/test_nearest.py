@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
+from memdiff.kernel.candidates import Candidates
+from memdiff.kernel.rounding import SquareBound
+from memdiff.kernel.screen import FloatProduct, IntegerProduct
 from memdiff.neighbors import Rows, nearest, nearest_distinct, self_nearest
 from memdiff.neighbors import search as search_module
-from memdiff.neighbors.candidates import Candidates
 from memdiff.neighbors.coordinates import Coordinates
-from memdiff.neighbors.integer_screen import IntegerProduct
-from memdiff.neighbors.screen import ErrorBound, FloatProduct
 from memdiff.neighbors.search import Search
 
 
@@ -224,7 +224,7 @@ def test_a_tight_cluster_is_screened_again_in_float64(generator, monkeypatch, fi
         Search,
         "_search_chunk",
         lambda self, task, chunk, product, *a: (
-            levels.append((getattr(product, "dtype", torch.int8), len(chunk))),
+            levels.append((getattr(product, "bound", IntegerProduct()).dtype, len(chunk))),
             search(self, task, chunk, product, *a),
         )[1],
     )
@@ -234,7 +234,7 @@ def test_a_tight_cluster_is_screened_again_in_float64(generator, monkeypatch, fi
     x[1] = y[0] + 0.1
     assert_equal_to_brute(nearest(x, y, 2), brute(x, y, 2))
     if first_screen == "integer":
-        assert levels.pop(0) == (torch.int8, 4)
+        assert levels.pop(0) == (IntegerProduct.dtype, 4)
     else:
         assert levels[0][1] == 4
     assert [dtype for dtype, _ in levels] == [torch.float32, torch.float64]
@@ -306,9 +306,9 @@ def test_cosine_of_huge_and_tiny_vectors(generator):
 @pytest.mark.parametrize("amount", [1e3, 3e4])
 def test_any_error_within_the_bound_is_harmless(generator, monkeypatch, k, amount):
     """The proof in practice: an adversary moves every score to the edge of an inflated bound."""
-    coefficients = ErrorBound.coefficients
+    coefficients = SquareBound.coefficients
     monkeypatch.setattr(
-        ErrorBound, "coefficients", lambda self: [amount * c for c in coefficients(self)]
+        SquareBound, "coefficients", lambda self: [amount * c for c in coefficients(self)]
     )
 
     scores = FloatProduct.scores

@@ -255,7 +255,7 @@ def test_error_bound_is_not_negative_where_a_total_rounds_below_one(monkeypatch)
         part.logit_error = torch.full_like(part.logit_error, 20.0)
         return part
 
-    monkeypatch.setattr(score.posteriors, "_whole", rounded)
+    monkeypatch.setattr(score.kernels, "_whole", rounded)
     rounded.radius = engine.radius
     found = score.posterior(torch.tensor([[1.0, 0.1]]), 1e-6)
     assert found.error_bound.min() >= 0.0 and found.top_weight.max() <= 1.0

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from memdiff.posterior import Trajectory
-from memdiff.posterior import engine as engine_module
+from memdiff.kernel import Batch
+from memdiff.kernel import engine as engine_module
 from memdiff.processes import EDM, VE
 from memdiff.samplers import RK45, Heun, sample
 from memdiff.scores import EmpiricalScore
-from memdiff.scores import posteriors as posteriors_module
-from memdiff.scores.posteriors import Posteriors
+from memdiff.scores import kernels as kernels_module
+from memdiff.scores.kernels import Kernels
 
 N, DIM = 2400, 70
 
@@ -25,9 +25,9 @@ def data(seed=0):
 def both(monkeypatch, points, labels, **options):
     """The same score with posteriors by condition and with terms of the logits."""
     ours = EmpiricalScore(points, VE(), conditions=labels, **options)
-    assert ours.posteriors.labelled is not None
+    assert ours.kernels.labelled is not None
     terms = EmpiricalScore(points, VE(), conditions=labels, **options)
-    monkeypatch.setattr(terms, "posteriors", _Whole(terms.posteriors))
+    monkeypatch.setattr(terms, "kernels", _Whole(terms.kernels))
     return ours, terms
 
 
@@ -36,8 +36,8 @@ class _Whole:
 
     labelled = None
 
-    def __init__(self, posteriors):
-        self.whole = posteriors.whole
+    def __init__(self, kernels):
+        self.whole = kernels.whole
 
 
 @pytest.mark.parametrize("sigma", [1e-3, 0.2, 3.0])
@@ -88,7 +88,7 @@ def test_the_jacobian_is_that_of_the_terms(monkeypatch):
 @pytest.mark.parametrize("sampler", [Heun(12), RK45()], ids=["Heun", "RK45"])
 def test_samples_are_those_of_the_terms(monkeypatch, sampler):
     """Samplers that drop finished samples, and chunks: members must keep their label."""
-    monkeypatch.setattr(engine_module, "_PRUNED_POINTS", 100)
+    monkeypatch.setattr(engine_module, "_TRUNCATED_POINTS", 100)
     points, labels, _, _ = data()
     process = EDM()
     latents = torch.randn(40, DIM, generator=torch.Generator().manual_seed(3))
@@ -96,23 +96,25 @@ def test_samples_are_those_of_the_terms(monkeypatch, sampler):
     ours = EmpiricalScore(points, process, conditions=labels)
     found = sample(ours, latents, y=y, sampler=sampler, batch_size=25)
     terms = EmpiricalScore(points, process, conditions=labels, tolerance=0.0)
-    monkeypatch.setattr(terms, "posteriors", _Whole(terms.posteriors))
+    monkeypatch.setattr(terms, "kernels", _Whole(terms.kernels))
     expected = sample(terms, latents, y=y, sampler=sampler, batch_size=25)
     torch.testing.assert_close(found.x, expected.x, rtol=1e-4, atol=1e-4)
-    assert sum(level.locked for level in found.stats.levels) > 0
+    assert sum(level.collapsed for level in found.stats.levels) > 0
     assert sum(level.queries for level in found.stats.levels) > 0
 
 
 def test_labels_that_change_on_the_way_are_not_followed(monkeypatch):
     """What was certified under one label says nothing under another."""
-    monkeypatch.setattr(engine_module, "_PRUNED_POINTS", 100)
+    monkeypatch.setattr(engine_module, "_TRUNCATED_POINTS", 100)
     points, labels, _, _ = data()
     score = EmpiricalScore(points, VE(), conditions=labels, tolerance=1e-6)
-    view = score.along(Trajectory())
+    batch = Batch()
     x = points[:4] + 0.05
     for y in (torch.tensor([3, 4, 5, 6]), torch.tensor([6, 5, 4, 3])):
         for sigma in (0.3, 0.1, 0.03):
-            found, exact = view.residual(x, sigma, y), score.residual(x, sigma, y)
+            with batch.follow(None):
+                found = score.residual(x, sigma, y)
+            exact = score.residual(x, sigma, y)
             torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-5)
 
 
@@ -121,7 +123,7 @@ def test_the_query_without_a_point_is_named():
     labels = torch.where(torch.arange(N) == 8, 99, labels)  # one point of its own label
     y = torch.where(torch.arange(9) == 8, 99, y)
     score = EmpiricalScore(points, VE(), conditions=labels)
-    assert score.posteriors.labelled is not None
+    assert score.kernels.labelled is not None
     exclude = torch.full((9,), -1)
     assert score.posterior(x, 0.1, y, exclude=exclude).top_index[8] == 8
     exclude[8] = 8
@@ -144,18 +146,18 @@ def test_where_labels_are_terms(monkeypatch, kind):
         options = {"conditions": labels.double()[:, None], "condition_bandwidth": 0.5}
     if kind == "none":
         options = {}
-    posteriors = EmpiricalScore(points, VE(), **options).posteriors
-    assert isinstance(posteriors, Posteriors) and posteriors.labelled is None
-    assert posteriors_module._LEAST_POINTS > 1
+    kernels = EmpiricalScore(points, VE(), **options).kernels
+    assert isinstance(kernels, Kernels) and kernels.labelled is None
+    assert kernels_module._LEAST_POINTS > 1
 
 
 def test_another_dtype_renews_the_posteriors():
     points, labels, x, y = data()
     score = EmpiricalScore(points, VE(), conditions=labels)
-    first = score.posteriors
+    first = score.kernels
     score.residual(x, 0.2, y)
     score.double()
-    assert score.posteriors is not first
+    assert score.kernels is not first
     assert score.residual(x.double(), 0.2, y).dtype == torch.float64
 
 

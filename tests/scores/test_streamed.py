@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, select
+from memdiff.kernel import Batch, Posterior
 from memdiff.objectives import draw
-from memdiff.posterior import Posterior, Trajectory
 from memdiff.processes import EDM, VP
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, leave_one_out_likelihood, silverman_bandwidth
-from memdiff.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.sources import Rows
 from memdiff.sources import rows as rows_module
 
@@ -211,15 +212,20 @@ def test_points_are_left_out_on_disk_as_in_memory(tmp_path: Path) -> None:
         assert torch.allclose(mine.mean, theirs.mean, rtol=1e-2, atol=1e-2)
 
 
+def truncation(score: EmpiricalScore) -> tuple[float, object]:
+    with Batch().follow(None):
+        return score.truncation()
+
+
 def test_what_leaves_points_out_must_fit_into_memory(tmp_path: Path) -> None:
     x = _points(3000, 40)
     for limit, left_out in ((2**20, False), (2**26, True)):
         score = EmpiricalScore(_one_npy(x, tmp_path), EDM(), memory_limit=limit)
-        assert (score.along(Trajectory()) is not score) == left_out
+        assert (truncation(score)[1] is not None) == left_out
     asked = EmpiricalScore(_one_npy(x, tmp_path), EDM(), memory_limit=2**20, tolerance=1e-6)
-    assert asked.along(Trajectory()) is not asked
+    assert truncation(asked)[1] is not None and truncation(asked)[0] == 1e-6
     loaded = EmpiricalScore(x, EDM(), memory_limit=2**20)
-    assert loaded.along(Trajectory()) is not loaded
+    assert truncation(loaded)[1] is not None
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def nearest_approximate(
         points: ``(N, *S)`` as there.
         k: Number of neighbours.
         metric: As there.
-        spare: Candidates a query beyond ``k``.
+        spare: Candidates per query beyond ``k``.
         links: Links of a node of the graph (``M`` of HNSW).
         breadth: Breadth of the search (``efSearch``); larger is slower and misses less.
         recall_queries: Queries, drawn at random, whose exact neighbours are searched to measure

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memdiff.kernel.identical import row_hashes
 from memdiff.sources import Rows
 
-__all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows", "unit_scale"]
+__all__ = ["Coordinates", "Survey", "squared_distances", "unit_rows"]
+
+
+_CACHED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,26 @@ class Coordinates:
         """Coordinates of the rows at ``index``, float64 ``(n, d)``."""
         return self._convert(self.rows.gather(index))
 
+    def centred(self, raw: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
+        """Coordinates of raw rows less a centre, rounded once to ``dtype`` or float64.
+
+        Args:
+            raw: Rows as they are read, ``(n, d)``.
+            centre: float64 ``(d,)``; of float32 numbers where :attr:`is_single`.
+            dtype: float32 or float64.
+        """
+        if dtype == torch.float32 and self.is_single:
+            # Scaling is exact, so that the difference is the one rounding.
+            single = raw.to(dtype) if self.scale == 1.0 else raw.to(dtype) * self.scale
+            return single.sub_(centre.to(dtype)) if single is not raw else raw - centre.to(dtype)
+        return self._convert(raw) - centre
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the rows are numbers of float32, and stay so when they are scaled."""
+        tame = 2.0**-100 <= self.scale <= 2.0**100
+        return tame and not self.unit and self.rows.dtype != torch.float64
+
     def survey(self) -> Survey:
         """One pass over all rows; checks that they are finite and, for unit rows, non-zero.
 
@@ -61,7 +85,15 @@ class Coordinates:
         total = torch.zeros(self.rows.features, dtype=torch.float64, device=self.rows.device)
         for start in range(0, len(self), self.block):
             stop = min(start + self.block, len(self))
-            raw = self.rows.read(start, stop).to(torch.float64)
+            raw = self.rows.read(start, stop)
+            if not self.unit and raw.dtype != torch.float64:
+                low, high = (float(end) for end in torch.aminmax(raw))
+                if math.isfinite(low) and math.isfinite(high):
+                    largest = max(largest, -low, high)
+                    for part in raw.split(_CACHED_ROWS):  # faster than one sum
+                        total += part.sum(0, dtype=torch.float64) / len(self)
+                    continue
+            raw = raw.to(torch.float64)
             size = raw.abs().amax(1)
             if not bool(torch.isfinite(size).all()):
                 row = start + int((~torch.isfinite(size)).nonzero()[0])
@@ -86,19 +118,8 @@ class Coordinates:
 
     def hashes(self) -> Tensor:
         """A 64-bit hash of each row, int64 ``(N,)``: equal rows have equal hashes."""
-        generator = torch.Generator().manual_seed(0)
-        weights = torch.randint(
-            -(2**63), 2**63 - 1, (self.rows.features,), generator=generator, dtype=torch.int64
-        )
-        weights = (weights | 1).to(self.rows.device)
-        out = torch.empty(len(self), dtype=torch.int64, device=self.rows.device)
-        for start in range(0, len(self), self.block):
-            stop = min(start + self.block, len(self))
-            bits = (self.read(start, stop) + 0.0).view(torch.int64)  # + 0.0: one sign of zero
-            # The low bits of short numbers are zero: spread the high ones before the sum.
-            bits = bits * -7046029254386353131
-            out[start:stop] = ((bits ^ (bits >> 32)) * weights).sum(1)
-        return out
+        # Scaling by a power of two keeps rows apart, a norm does not.
+        return row_hashes(self.rows.map(unit_rows) if self.unit else self.rows)
 
     def _convert(self, raw: Tensor) -> Tensor:
         raw = raw.to(torch.float64)
@@ -112,19 +133,6 @@ def unit_rows(points: Tensor) -> Tensor:
     raw = points.flatten(1).to(torch.float64)
     raw = raw / raw.abs().amax(1, keepdim=True)  # so that no square overflows
     return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True)
-
-
-def unit_scale(largest: float, features: int) -> float:
-    """A power of two that brings differences of rows to norm at most one.
-
-    Args:
-        largest: Largest magnitude of an element of either row.
-        features: Number of elements of a row.
-    """
-    if largest == 0.0:
-        return 1.0
-    exponent = math.frexp(largest)[1] + math.ceil(0.5 * math.log2(features)) + 1
-    return math.ldexp(1.0, -max(min(exponent, 1000), -1000))
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
-from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Screen
-from memdiff.neighbors.search import GROUP, MEMORY_LIMIT, Blocks
-from memdiff.ranks import Ranks
+from memdiff.kernel.identical import identical_rows, numbered
+from memdiff.kernel.points import power_of_two
+from memdiff.kernel.screen import GROUP, FloatProduct, Operand, PointBlock, Screen
+from memdiff.neighbors.coordinates import Coordinates, squared_distances
+from memdiff.neighbors.search import MEMORY_LIMIT, Blocks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["DuplicateGroups", "duplicate_groups"]
@@ -31,8 +33,8 @@ class DuplicateGroups:
     @classmethod
     def of(cls, labels: Tensor) -> DuplicateGroups:
         """The groups of any integer labels ``(N,)``, numbered by their first points."""
-        numbered = _numbered(labels)
-        return cls(numbered, torch.bincount(numbered))
+        order = numbered(labels)
+        return cls(order, torch.bincount(order))
 
     @property
     def num_groups(self) -> int:
@@ -88,8 +90,8 @@ def duplicate_groups(
     blocks = Blocks.plan(rows.features, memory_limit, None, None)
     coordinates = Coordinates(rows, "points", unit=False, block=blocks.points)
     survey = coordinates.survey()
-    coordinates.scale = unit_scale(survey.largest, rows.features)
-    labels = _identical(coordinates, blocks)
+    coordinates.scale = power_of_two(survey.largest, rows.features)
+    labels = identical_rows(rows)
     if tolerance > 0.0:
         labels = _linked(
             coordinates,
@@ -100,36 +102,6 @@ def duplicate_groups(
             Ranks() if ranks is None else ranks,
         )
     return DuplicateGroups.of(labels)
-
-
-def _numbered(labels: Tensor) -> Tensor:
-    """Labels 0, 1, ... in the order in which groups first appear."""
-    _, inverse = labels.unique(return_inverse=True)
-    position = torch.arange(len(labels), device=labels.device)
-    first = torch.full((int(inverse.max()) + 1,), len(labels), device=labels.device)
-    first.scatter_reduce_(0, inverse, position, "amin")
-    return first.argsort().argsort()[inverse]
-
-
-def _identical(coordinates: Coordinates, blocks: Blocks) -> Tensor:
-    """For each point the index of the first one that is identical, ``(N,)``."""
-    first = torch.arange(len(coordinates), device=coordinates.rows.device)
-    _, group, counts = coordinates.hashes().unique(return_inverse=True, return_counts=True)
-    order = group.argsort(stable=True)
-    open_points = order[counts[group[order]] > 1]
-    # Each round settles the points that equal the first open one of their hash; more than one
-    # round is needed only if different rows share a hash.
-    while len(open_points):
-        starts = torch.ones_like(open_points, dtype=torch.bool)
-        starts[1:] = group[open_points][1:] != group[open_points][:-1]
-        leader = open_points[starts.nonzero()[:, 0][starts.cumsum(0) - 1]]
-        same = torch.empty_like(starts)
-        for part in torch.arange(len(leader), device=leader.device).split(blocks.pairs):
-            mine = coordinates.gather(open_points[part])
-            same[part] = (mine == coordinates.gather(leader[part])).all(1)
-        first[open_points[same]] = leader[same]
-        open_points = open_points[~same]
-    return first
 
 
 class _Components:
@@ -192,17 +164,17 @@ def _linked(
         end = min(begin + blocks.points, n)
         read = coordinates.read(begin, end)
         block = PointBlock.of(
-            read, centre, product, start=begin, group=group, skip=redundant[begin:end]
+            read - centre, product, start=begin, group=group, skip=redundant[begin:end]
         )
         for start in range(0, end, blocks.queries):
             stop = min(start + blocks.queries, end)
             mine = coordinates.read(start, stop)
-            operand = product.operand(mine, centre)
+            operand = product.operand(mine - centre)
             screen = Screen.of(operand, block, product)
             # Norms are rounded up, so the threshold can only be too generous.
             threshold = scaled**2 * (1.0 + 1e-6) - _squares_below(operand)
             threshold.masked_fill_(redundant[start:stop], -torch.inf)
-            query, point, _, _ = screen.pairs_below(threshold, screen.group_bounds()[0])
+            query, point, _, _ = screen.pairs_below(threshold, screen.groups_below(threshold))
             query = query + start
             wanted = query < point
             query, point = query[wanted], point[wanted]

@@ -2,7 +2,7 @@ r"""Exact nearest neighbours of any number of points in bounded memory.
 
 Memorisation is decided by the smallest distances, which the usual expansion
 :math:`|x|^2 - 2 x \cdot y + |y|^2` in float32 loses. Here that product only *screens*: with the
-error bound :math:`E` of :mod:`memdiff.neighbors.screen`, every point whose lower bound is within
+error bound :math:`E` of :mod:`memdiff.kernel.screen`, every point whose lower bound is within
 reach of the ``k``-th smallest upper bound is a candidate, candidates are recomputed by direct
 differences in float64, and these decide. The result equals a float64 double loop; a copy has
 distance exactly 0.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors, Search
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["nearest", "nearest_distinct", "self_nearest"]

@@ -8,13 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.integers import integers_pay
-from memdiff.neighbors.candidates import Candidates
-from memdiff.neighbors.coordinates import Coordinates, squared_distances, unit_scale
+from memdiff.kernel.candidates import Candidates
+from memdiff.kernel.identical import equal_to_first
+from memdiff.kernel.integers import integers_pay
+from memdiff.kernel.points import power_of_two
+from memdiff.kernel.screen import (
+    GROUP,
+    FloatProduct,
+    IntegerProduct,
+    Operand,
+    PointBlock,
+    Product,
+    Screen,
+)
+from memdiff.neighbors.coordinates import Coordinates, squared_distances
 from memdiff.neighbors.exclusion import Exclusion
-from memdiff.neighbors.integer_screen import IntegerProduct
-from memdiff.neighbors.screen import FloatProduct, Operand, PointBlock, Product, Screen
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]
@@ -24,7 +33,6 @@ MEMORY_LIMIT = 2**30
 
 # From so many on a screen of integers comes first.
 _INTEGER_QUERIES, _INTEGER_POINTS = 16, 8192
-GROUP = 64  # columns whose minimum is looked at first
 
 
 @dataclass(frozen=True)
@@ -125,11 +133,13 @@ class Search:
         self.ranks = Ranks() if ranks is None else ranks
         largest = self.queries.survey().largest
         survey = self.points.survey()
-        self.scale = unit_scale(max(largest, survey.largest), query_rows.features)
+        self.scale = power_of_two(max(largest, survey.largest), query_rows.features)
         if self.unit:
             self.scale = 1.0
         self.queries.scale = self.points.scale = self.scale
         self.centre = survey.mean * self.scale
+        if self.points.is_single:
+            self.centre = self.centre.to(torch.float32).to(torch.float64)
         self._hashes: Tensor | None = None
 
     def run(
@@ -223,15 +233,13 @@ class Search:
         order = group.argsort(stable=True)
         order = order[counts[group[order]] > k + spare]
         group = group[order]
+        features = self.points.rows.features
+        leader, same = equal_to_first(order, group, self.points.gather, features)
+        if labels is not None and spare == 0:
+            same &= labels[order] == labels[leader]
         starts = torch.ones_like(group, dtype=torch.bool)
         starts[1:] = group[1:] != group[:-1]
         first = starts.nonzero()[:, 0][starts.cumsum(0) - 1]
-        same = torch.empty_like(starts)
-        for part in torch.arange(len(order), device=self.device).split(self.blocks.pairs):
-            mine, theirs = order[part], order[first[part]]
-            same[part] = (self.points.gather(mine) == self.points.gather(theirs)).all(1)
-            if labels is not None and spare == 0:
-                same[part] &= labels[mine] == labels[theirs]
         rank = same.cumsum(0)
         rank = rank - rank[first] + 1  # the first of a group equals itself
         redundant = torch.zeros(len(self.points), dtype=torch.bool, device=self.device)
@@ -264,8 +272,7 @@ class Search:
         for begin in range(0, n, self.blocks.points):
             end = min(begin + self.blocks.points, n)
             block = PointBlock.of(
-                self.points.read(begin, end),
-                self.centre,
+                self.points.centred(self.points.rows.read(begin, end), self.centre, product.dtype),
                 product,
                 start=begin,
                 group=group,
@@ -288,7 +295,7 @@ class Search:
         return chunk[torch.cat([candidates.overflowed for candidates in found])]
 
     def _capacity(self, k: int, queries: int, product: Product) -> int:
-        """Candidates of a query beyond which a better screen is cheaper."""
+        """Candidates per query beyond which a better screen is cheaper."""
         n, room = len(self.points), self.blocks.candidates // max(queries, 1)
         # One gathered float64 distance costs about 130 products of a screen in float32; a product
         # in float64 costs about 3.
@@ -298,7 +305,9 @@ class Search:
 
     def _operand(self, which: Tensor, product: Product) -> Operand:
         parts = [
-            product.operand(self.queries.gather(part), self.centre)
+            product.operand(
+                self.queries.centred(self.queries.rows.gather(part), self.centre, product.dtype)
+            )
             for part in which.split(self.blocks.queries)
         ]
         return Operand.joined(parts)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel import Batch
 from memdiff.scores.base import Score, per_sample
 
 __all__ = ["ReverseFlow"]
@@ -34,16 +34,16 @@ class ReverseFlow:
         y: Conditions of the batch with shape ``(B,)`` or ``(B, k)``, or None.
 
     Attributes:
-        score: A view of the score that may remember its last evaluation of the batch.
+        score: The score.
         process: The forward process of the score.
-        trajectory: What the view remembers, and what it did.
+        batch: What exact scores remember of the batch, and what they did.
         calls: Number of calls of the score so far.
         evaluations: Number of points at which the score was evaluated so far.
     """
 
     def __init__(self, score: Score, y: Tensor | None = None) -> None:
-        self.trajectory = Trajectory()
-        self.score = score.along(self.trajectory)
+        self.batch = Batch()
+        self.score = score
         self.process = score.process
         self.y = y
         self.calls = 0
@@ -132,8 +132,8 @@ class ReverseFlow:
         rows: Tensor | None,
     ) -> Tensor:
         y = self.y if self.y is None or rows is None else self.y[rows]
-        self.trajectory.rows = rows
-        value = quantity(x, t, y)
+        with self.batch.follow(rows):
+            value = quantity(x, t, y)
         self.calls += 1
         self.evaluations += x.shape[0]
         name = type(self.score).__name__

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memdiff.memory import require_memory
-from memdiff.posterior import Work, WorkLedger
+from memdiff.kernel import LevelCounts
+from memdiff.kernel.trajectories import Counts
 from memdiff.processes import ForwardProcess
+from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.fixed_step import Heun
 from memdiff.samplers.flow import ReverseFlow
@@ -46,7 +47,7 @@ class SamplerStats:
     accepted_steps: int
     rejected_steps: int
     seconds: float
-    levels: tuple[Work, ...] = ()
+    levels: tuple[LevelCounts, ...] = ()
 
     @property
     def evaluations_per_sample(self) -> float:
@@ -78,7 +79,7 @@ class Samples:
         path = "" if self.trajectory is None else f", with paths at {len(self.times)} times"
         return (
             f"Samples({len(self.x):,} of shape {tuple(self.x.shape[1:])}, {kind}{path}, "
-            f"{self.stats.evaluations_per_sample:.4g} evaluations a sample, "
+            f"{self.stats.evaluations_per_sample:.4g} evaluations per sample, "
             f"{self.stats.seconds:.2g} s)"
         )
 
@@ -120,7 +121,7 @@ def sample(
             ``EulerMaruyama``; 1e-8 for ``LogTime``.
         seed: Non-negative seed of the latents and of the noise of a stochastic sampler.
         start: Index of the first sample in a larger run: a run may be made in parts, in any order.
-        y: Conditions with shape ``(B,)`` or ``(B, k)``, one a sample.
+        y: Conditions with shape ``(B,)`` or ``(B, k)``, one per sample.
         trajectory: Whether to record the paths (``K + 1`` times the memory of the samples, in
             float64).
         batch_size: Number of samples that are integrated together; all if None.
@@ -214,11 +215,11 @@ def sample(
     )
 
 
-def _levels(flows: list[ReverseFlow]) -> tuple[Work, ...]:
-    ledger = WorkLedger()
+def _levels(flows: list[ReverseFlow]) -> tuple[LevelCounts, ...]:
+    counts = Counts()
     for flow in flows:
-        ledger.merge(flow.trajectory.ledger)
-    return ledger.levels()
+        counts.merge(flow.batch.counts)
+    return counts.levels()
 
 
 def _concatenate(trajectories: list[Tensor | None]) -> Tensor | None:

@@ -20,7 +20,6 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from memdiff.posterior import Trajectory
 from memdiff.processes import ForwardProcess
 
 __all__ = ["Score", "expand_time", "per_sample"]
@@ -118,21 +117,6 @@ class Score(nn.Module):
             )
         sigma = self.process.std(expand_time(t, x))
         return self(x, t, y) * per_sample(sigma**2, x).to(x.dtype)
-
-    def along(self, trajectory: Trajectory) -> Score:
-        """A view of this score for one batch of points that move along trajectories.
-
-        A score that is a function of a training set may remember there what helps it at the next
-        evaluation of the same batch; its values stay those of this score up to its stated
-        tolerance. Other scores are their own view.
-
-        Args:
-            trajectory: What is remembered of the batch; for one batch and one thread.
-
-        Returns:
-            A score that shares all tensors with this one.
-        """
-        return self
 
     def score_from_residual(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         r""":math:`r / \sigma^2`; infinite or NaN at :math:`\sigma = 0`, as the score itself."""

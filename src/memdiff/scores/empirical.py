@@ -13,24 +13,24 @@ References:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from memdiff.posterior import Posterior, Trajectory
-from memdiff.posterior.certified import index_bytes
-from memdiff.posterior.sharded import Engine
+from memdiff.kernel import Posterior, Trajectory
+from memdiff.kernel.shards import Engine
+from memdiff.kernel.trajectories import followed, index_bytes
 from memdiff.processes import ForwardProcess
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.conditions import Conditions
-from memdiff.scores.evaluation import DifferentiableResidual, Evaluation
-from memdiff.scores.posteriors import Posteriors
+from memdiff.scores.kernels import Kernels
+from memdiff.scores.query import DifferentiableResidual, ScoreQuery
 from memdiff.sources import RowData, Rows
 
 __all__ = ["EmpiricalScore", "negligible_mass"]
@@ -79,7 +79,7 @@ class EmpiricalScore(Score):
             :func:`negligible_mass` along the trajectories of
             :func:`~memdiff.samplers.sample`, too little to change a digit of the samples. It
             matters from some thousand points in 64 dimensions on. See
-            :class:`~memdiff.posterior.certified.CertifiedPosterior` for the memory it takes; of
+            :class:`~memdiff.kernel.trajectories.TruncatedPosterior` for the memory it takes; of
             data on disk None leaves out nothing where that is more than ``memory_limit``.
         ranks: Processes that share the training points: each makes the same score of the same
             data and evaluates it at the same points, on its part of the data alone (of data on
@@ -126,11 +126,11 @@ class EmpiricalScore(Score):
         )
         self.memory_limit = memory_limit
         self.tolerance = tolerance
-        self._trajectory: Trajectory | None = None
         self.ranks = Ranks() if ranks is None else ranks
-        self._renew_posteriors()
+        self._renew_kernels()
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         points = self.source
         kind = str(points.dtype).removeprefix("torch.")
         conditional = "" if self.conditions is None else ", conditional"
@@ -138,10 +138,10 @@ class EmpiricalScore(Score):
         shape = tuple(points.shape[1:])
         return f"{len(points):,} points of shape {shape}{where}, {kind}{conditional}"
 
-    def _renew_posteriors(self) -> None:
-        """Posteriors of the data as they are now; views of this score share them."""
+    def _renew_kernels(self) -> None:
+        """Kernels of the data as they are now."""
         arguments = (self.source, self.log_prior, self.conditions, self.memory_limit, self.ranks)
-        self.posteriors = Posteriors(*arguments)
+        self.kernels = Kernels(*arguments)
 
     def _hold(self, data: Tensor | Rows) -> None:
         """Keep the data: as a buffer where they are in memory."""
@@ -182,20 +182,19 @@ class EmpiricalScore(Score):
     @property
     def engine(self) -> Engine:
         """The posterior over the flattened training points, built at first use."""
-        return self.posteriors.whole
+        return self.kernels.whole
 
-    def along(self, trajectory: Trajectory) -> Self:
-        """A view that leaves out what is negligible, and remembers what was for one batch."""
+    def truncation(self) -> tuple[float, Trajectory | None]:
+        """Mass that a call may leave out, and what is remembered where a sampler asks."""
         if self.tolerance == 0.0:
-            return self
+            return 0.0, None
+        trajectory = followed(self.kernels)
+        if self.tolerance is not None:
+            return self.tolerance, trajectory
         index = 0 if self._rows is None else index_bytes(self.num_points, self.shape.numel())
-        if self.tolerance is None and index > self.memory_limit:
-            return self  # what leaves points out lies in memory, where these points shall not
-        view = copy.copy(self)
-        view._trajectory = trajectory
-        if view.tolerance is None:
-            view.tolerance = negligible_mass(self.dtype)
-        return view
+        if trajectory is None or index > self.memory_limit:
+            return 0.0, None  # what leaves points out lies in memory, where these points shall not
+        return negligible_mass(self.dtype), trajectory
 
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         """The score, of the shape and dtype of ``x``; infinite or NaN at sigma = 0."""
@@ -223,10 +222,10 @@ class EmpiricalScore(Score):
         Returns:
             Tensor of the shape and dtype of ``x``.
         """
-        evaluate = Evaluation(self, x, t, y, exclude, temperature)
+        query = ScoreQuery(self, x, t, y, exclude, temperature)
         if torch.is_grad_enabled() and x.requires_grad:
-            return DifferentiableResidual.apply(x, evaluate)
-        return evaluate.residual(x)
+            return DifferentiableResidual.apply(x, query)
+        return query.residual(x)
 
     def denoise(
         self,
@@ -253,22 +252,22 @@ class EmpiricalScore(Score):
         """All posterior quantities from one pass; arguments as in :meth:`residual`.
 
         Returns:
-            A :class:`~memdiff.posterior.Posterior`. ``mean`` and ``residual`` have the dtype of
+            A :class:`~memdiff.kernel.Posterior`. ``mean`` and ``residual`` have the dtype of
             ``x``, the statistics are float64. With a temperature other than 1, or under a
             condition, ``log_density`` is that of the weighted sum which the weights normalise.
         """
-        evaluate = Evaluation(self, x, t, y, exclude, temperature)
-        part = evaluate.partial(x)
+        query = ScoreQuery(self, x, t, y, exclude, temperature)
+        part = query.sums(x)
         flat = x.reshape(len(x), -1).to(torch.float64)
         residual = part.residual_sum / part.total[:, None]
-        mean = (flat + residual) / evaluate.scale[:, None]
+        mean = (flat + residual) / query.scale[:, None]
         entropy = (part.total.log() - part.entropy_sum / part.total).clamp(
             0, math.log(self.num_points)
         )
-        log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * evaluate.width**2).log()
+        log_normaliser = -0.5 * flat.shape[1] * (2 * math.pi * query.width**2).log()
         top_weight = (1.0 / part.total).clamp_max(1.0)  # a total may round to less than 1
-        spread = 2 * evaluate.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
-        error = spread + part.sum_error / evaluate.scale
+        spread = 2 * query.radius * (1 - top_weight) * (2 * part.logit_error).expm1()
+        error = spread + part.sum_error / query.scale
         error = error + 2 * torch.finfo(x.dtype).eps * mean.norm(dim=1)
         return Posterior(
             mean=mean.reshape(x.shape).to(x.dtype),
@@ -306,11 +305,11 @@ class EmpiricalScore(Score):
                 f"{self.memory_limit:,}: pass fewer queries at a time, or use posterior(), which "
                 "gives the statistics of the weights without storing them."
             )
-        return Evaluation(self, x, t, y, None, 1.0).weights(x)
+        return ScoreQuery(self, x, t, y, None, 1.0).weights(x)
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
         super()._load_from_state_dict(*arguments, **options)
-        self._renew_posteriors()  # the old ones hold copies of the points that were here
+        self._renew_kernels()  # the old ones hold copies of the points that were here
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> EmpiricalScore:
         if self._rows is not None:
@@ -321,7 +320,7 @@ class EmpiricalScore(Score):
                 self._rows = self._rows.to(probe.device)
         super()._apply(fn, recurse)
         # The old ones hold copies of the points in their old dtype and on their old device.
-        self._renew_posteriors()
+        self._renew_kernels()
         return self
 
 

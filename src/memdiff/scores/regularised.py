@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Self
-
 import torch
 from torch import Tensor
 
-from memdiff.posterior import Trajectory
 from memdiff.scores.base import Score
 
 __all__ = ["RegularisedScore"]
@@ -32,14 +28,6 @@ class RegularisedScore(Score):
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         """The regularised score, of the shape and dtype of ``x``."""
         return self.score_from_residual(x, t, y)
-
-    def along(self, trajectory: Trajectory) -> Self:
-        """A view in which the inner score remembers what it may along trajectories."""
-        view = copy.copy(self)
-        # The modules of a shallow copy are those of the original: name the inner one anew.
-        view._modules = dict(self._modules)
-        view.score = self.score.along(trajectory)
-        return view
 
     @property
     def shape(self) -> torch.Size | None:

@@ -14,12 +14,12 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from memdiff.posterior import Trajectory
+from memdiff.kernel.trajectories import unfollowed
 from memdiff.scores.base import Score
 from memdiff.scores.regularised import RegularisedScore
 
@@ -52,7 +52,8 @@ class Smoothed(RegularisedScore):
         self.draws = int(draws)
         self.seed = int(seed)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -66,12 +67,11 @@ class Smoothed(RegularisedScore):
         for _ in range(self.draws):
             noise = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
             shift = (self.bandwidth * noise).to(device=x.device, dtype=x.dtype)
-            mean = mean + (self.score.residual(x + shift, t, y, exclude=exclude) + shift)
+            # The draws of one point would take turns in what is remembered of it.
+            with unfollowed():
+                mean = mean + (self.score.residual(x + shift, t, y, exclude=exclude) + shift)
         return (mean / self.draws).to(x.dtype)
 
-    def along(self, trajectory: Trajectory) -> Self:
-        """The score itself: the draws of one point would take turns in what is remembered."""
-        return self
-
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth:g}, draws={self.draws}, seed={self.seed}"
