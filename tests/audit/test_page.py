@@ -13,11 +13,11 @@ from PIL import Image as Picture
 
 from memdiff.audit import audit
 from memdiff.audit.page import compose
-from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.limitations import limitations
 from memdiff.audit.page.numbers import number, p_text, percent
 from memdiff.audit.page.pairs import MOST_PAIRS, pair_blocks
 from memdiff.audit.page.plots import RATIOS, closeness_plot, fractions, sensitivity_plot
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails
 from memdiff.data import Dataset
 from memdiff.report import Figure, Gallery, Table, render

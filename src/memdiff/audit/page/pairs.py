@@ -9,8 +9,8 @@ import torch
 
 from memdiff.audit.evidence import Evidence
 from memdiff.audit.findings import Findings
-from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.numbers import percent_given
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
 from memdiff.audit.pairing import Pair
 from memdiff.data import Dataset
