@@ -1,4 +1,7 @@
-"""The neighbours that the metrics share: searched for when first asked, and once."""
+"""The neighbours that the metrics share: searched for when first asked, and once.
+
+Longer than other files, as one class keeps all searches: they share their caches.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ than that of :math:`u(g)`: it is stochastically larger, and the test errs to the
 Below the weighted :math:`j/(H_e + 1)` quantile of :math:`u(h)`, :math:`j = 1, 2, 4, 8, 16`, the
 number of **distinct training points** hit by samples is compared with the beta-binomial law of
 :math:`M` independent samples; repetitions of one fresh sample hit one point. The smallest tail
-probability counts times the number of ranks. The law is exact for equal weights and distinct
+probability counts times the number of orders. The law is exact for equal weights and distinct
 points; the weights make it an approximation, measured in ``docs/calibration.md``.
 """
 
@@ -38,7 +38,7 @@ from memdiff.neighbors import RowData
 
 __all__ = ["LocalExceedance", "LocalScale", "local_exceedance"]
 
-RANKS = (1, 2, 4, 8, 16)
+ORDERS = (1, 2, 4, 8, 16)
 _ASKED, _NEIGHBOURS = 1000, 16
 _FLOOR = 0.05  # occupation of points that nothing is near to
 
@@ -130,7 +130,7 @@ class LocalExceedance(MetricResult):
     :math:`u(g)`; small is suspicious.
 
     Attributes:
-        p_value: The smallest over ranks, times their number.
+        p_value: The smallest over the orders, times their number.
         rank: The rank :math:`j` that it belongs to; 0 where there is no test.
         threshold: The quantile of :math:`u(h)` at it.
         hits: Distinct training points hit below it.
@@ -186,8 +186,8 @@ def local_exceedance(
     # Duplicates are one point, groups are one point.
     target = found.kin("train").numpy()[result.train[1]]
     best = (1.0, 0, 0.0, 0)
-    ranks = [rank for rank in RANKS if rank <= effective] or [1]
-    for rank in ranks:
+    orders = [order for order in ORDERS if order <= effective] or [1]
+    for rank in orders:
         threshold = local.quantile(rank / (effective + 1.0))
         hits = len(np.unique(target[local.samples < threshold]))
         tail = _tail(hits, m, rank, effective)
@@ -205,7 +205,7 @@ def local_exceedance(
             Interval(float(ends[0]) / m, float(ends[1]) / m, level, "beta-binomial"),
             "weighted held-out points",
         ),
-        p_value=min(1.0, len(ranks) * tail),
+        p_value=min(1.0, len(orders) * tail),
         rank=rank,
         threshold=threshold,
         hits=hits,
