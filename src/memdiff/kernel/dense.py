@@ -187,7 +187,7 @@ def dense(
     result.logit_error = rounding.probable + 32.0 * unit_roundoff(precision.weights)
     # The product over a block sums as many terms of the size of the radius.
     roundoff = unit_roundoff(precision.sums) * probable_factor(size)
-    length = queries.centred(points).norm(dim=1)
+    length = queries.distance(points)
     result.sum_error = roundoff * queries.scale * points.radius
     result.sum_error += 4 * unit_roundoff(torch.float64) * length
     return result
