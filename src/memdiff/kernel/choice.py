@@ -112,7 +112,7 @@ def choose(points: Points, queries: Queries, tolerance: float) -> Tensor:
     for route in MEASURED:
         length = _CHUNKS.get(route, points.dim)
         # Errors fall about as the root of the length: routes that are bound to fail are not tried.
-        promise = found[left] * math.sqrt(length / points.dim) <= 1.25 * _MEASURED_ERROR
+        promise = found[left] * math.sqrt(length / points.dim) <= 2.0 * _MEASURED_ERROR
         if not bool(promise.any()) or (route in _CHUNKS and points.dim < 2 * length):
             continue
         error, nearest = measured_error(points, queries.take(left), route, nearest)
