@@ -30,7 +30,7 @@ _GATHER_COST, _GATHER_COORDINATES = 100, 8000
 _MANY_POINTS, _INTEGER_POINTS = 16 * BLOCK, 2 * BLOCK
 # So many radii from the centre squares may leave float32, and no point stands out.
 _REACH = 1e9
-# Below these sizes a tolerance saves nothing (table `trajectory`, 6,000 points).
+# Below these sizes a tolerance saves nothing.
 _TRUNCATED_POINTS, _TRUNCATED_DIMENSIONS = 2048, 64
 # Beyond this radius, or below its inverse, squares of the split bound may leave float32.
 _TRUNCATED_RADIUS = 1e12

@@ -32,7 +32,7 @@ from memdiff.kernel.trajectories.split import SplitCoordinates
 
 __all__ = ["Kept", "Pruner"]
 
-# Directions in which a near point is looked for first (table `trajectory`, set-up).
+# Directions in which a near point is looked for first.
 _ROUGH_DIRECTIONS = 32
 # Blocks after which the count of the rest is foreseen (test_pruning, work where all matter).
 _LOOK = 4
