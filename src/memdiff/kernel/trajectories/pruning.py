@@ -223,6 +223,8 @@ class Pruner:
                 far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
                 crowded[unknown] = far
                 unknown = unknown[far]
+        # Where nothing is certain of the product, nothing is left out.
+        crowded |= ~slack.isfinite()
         return _Start(operand, slack, near, reached, _below(reached - slack - cut), crowded)
 
     def _looks_crowded(self, operand: _Operand, bar: Tensor, limit: Tensor) -> Tensor:
