@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memdiff.audit.self_check_table import TITLES
-from memdiff.data import replace_file
+from memdiff.audit.planted.table import TITLES
 from memdiff.report.figures import PALETTE, figure_png, new_panels
+from memdiff.run.writing import replace_file
 
 DOCS = Path("docs")
 VERDICTS = ("memorizing", "overfitting", "not detected", "inconclusive")

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 
 from benchmarks.floor import interleaved
 from memdiff.processes import VP
-from memdiff.training.ensemble import BLOCK, Ensemble, Member, draw_noise
+from memdiff.training.ensemble import Ensemble, Member
+from memdiff.training.networks import MLP
+from memdiff.training.quadratic_losses import FullBatchScoreMatching
 
 __all__ = ["run"]
 
 STEPS = {"small": 100, "full": 300}
 CASES = ((256, 1), (256, 4), (256, 8), (256, 20), (64, 8), (16, 20))
 """Width and number of members."""
+LOSS = FullBatchScoreMatching(VP())
 
 
 def _loop(data: torch.Tensor, member: Member, steps: int) -> Callable[[], None]:
     """Train one network as one would without an ensemble: autograd and torch's fused Adam."""
-    process, net = VP(), member.network(data.shape[1:])
+    process, net = VP(), deepcopy(member.net)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     average = [parameter.detach().clone() for parameter in net.parameters()]
 
     def train() -> None:
         for step in range(steps):
-            if step % BLOCK == 0:
-                t, z = draw_noise(member.seed, step // BLOCK, len(data), 2, process.t_max)
+            if step % LOSS.block == 0:
+                t, z = LOSS.noise(member.seed, step // LOSS.block, len(data), 2)
                 m, sigma = process.scale(t)[..., None], process.std(t)[..., None]
-            at = step % BLOCK
+            at = step % LOSS.block
             score = net(m[at] * data + sigma[at] * z[at], t[at])
             loss = (sigma[at] * score + z[at]).square().mean()
             optimizer.zero_grad()
@@ -55,8 +59,11 @@ def run(size: str, repeats: int) -> list[dict[str, float]]:
     steps, rows = STEPS[size], []
     data = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     for width, count in CASES:
-        members = [Member(seed=seed, width=width) for seed in range(count)]
-        ensemble = Ensemble(data, VP(), members)
+        members = [
+            Member(MLP((2,), width=width, depth=2, seed=seed), data, LOSS, seed)
+            for seed in range(count)
+        ]
+        ensemble = Ensemble(members)
         times = interleaved(
             {
                 "loop": _loop(data, members[0], steps),

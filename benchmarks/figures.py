@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memdiff.data import replace_file
 from memdiff.report.figures import (
     BLUE,
     GREEN,
@@ -19,6 +18,7 @@ from memdiff.report.figures import (
     figure_png,
     new_panels,
 )
+from memdiff.run.writing import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

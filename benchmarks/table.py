@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import scaling_figure
-from memdiff.data import replace_file, write_json
-from memdiff.provenance import provenance
+from memdiff.run.provenance import provenance
+from memdiff.run.writing import replace_file, write_json
 
 __all__ = ["Table", "markdown", "measure", "merge", "read"]
 

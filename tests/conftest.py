@@ -1,11 +1,12 @@
 """Shared settings of the test suite."""
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 # One thread a worker: `make test` runs two workers on two cores.
 torch.set_num_threads(1)
@@ -59,3 +60,20 @@ def in_ranks():
         return results
 
     return run
+
+
+@contextmanager
+def _refusal(*words, error=ValueError):
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 520
+    for word in words:
+        assert word in message, f"{word!r} is not in: {message}"
+
+
+@pytest.fixture
+def refusal():
+    """Context manager: the block raises one line that contains every word."""
+    return _refusal

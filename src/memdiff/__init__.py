@@ -14,11 +14,11 @@ Names are imported when they are first used.
 
 from typing import TYPE_CHECKING
 
-from memdiff.lazy import lazily
+from memdiff.public.lazy import lazily
 
 if TYPE_CHECKING:
     from memdiff.data import Dataset, load
-    from memdiff.generation import Generated, GenerationSettings, generate
+    from memdiff.generate import Generated, GenerationSettings, Selection, regularised, select
     from memdiff.kernel import Posterior
     from memdiff.objectives import (
         denoising_score_matching,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         Tempered,
         Tikhonov,
     )
-    from memdiff.selection import Selection, regularised, select
 
 __all__ = [
     "DDIM",
@@ -97,7 +96,6 @@ __all__ = [
     "draw",
     "excess_empirical_risk",
     "explicit_score_matching",
-    "generate",
     "implicit_score_matching",
     "leave_one_out_denoising",
     "load",
@@ -106,88 +104,26 @@ __all__ = [
     "select",
 ]
 
-_NAMES = {
-    "memdiff.data": (
-        "Dataset",
-        "load",
-    ),
-    "memdiff.generation": (
-        "Generated",
-        "GenerationSettings",
-        "generate",
-    ),
-    "memdiff.objectives": (
-        "denoising_score_matching",
-        "draw",
-        "excess_empirical_risk",
-        "explicit_score_matching",
-        "implicit_score_matching",
-        "leave_one_out_denoising",
-    ),
-    "memdiff.kernel": ("Posterior",),
-    "memdiff.processes": (
-        "EDM",
-        "VE",
-        "VP",
-        "ForwardProcess",
-        "LinearInterpolant",
-    ),
-    "memdiff.samplers": (
-        "DDIM",
-        "RK45",
-        "Euler",
-        "EulerMaruyama",
-        "Heun",
-        "LogTime",
-        "Sampler",
-        "Samples",
-        "sample",
-    ),
-    "memdiff.scores": (
-        "CollapseTemperature",
-        "Covariance",
-        "DiagonalCovariance",
-        "EmpiricalBayes",
-        "EmpiricalScore",
-        "FourierCovariance",
-        "GaussianMixtureScore",
-        "GaussianScore",
-        "InverseTemperature",
-        "LowRankCovariance",
-        "Score",
-        "Smoothed",
-        "Stopped",
-        "Tempered",
-        "Tikhonov",
-    ),
-    "memdiff.selection": (
-        "Selection",
-        "regularised",
-        "select",
-    ),
-}
 _MODULES = (
     "audit",
     "data",
+    "doctor",
     "dynamics",
     "experiments",
     "features",
-    "generation",
+    "generate",
+    "kernel",
     "metrics",
     "neighbors",
     "objectives",
-    "posterior",
     "processes",
-    "products",
-    "provenance",
-    "ranks",
     "report",
+    "run",
     "samplers",
     "scores",
-    "selection",
     "sources",
     "testing",
     "training",
 )
 
-__getattr__, __dir__ = lazily(__name__, _NAMES, _MODULES)
+__getattr__, __dir__ = lazily(__name__, _MODULES)

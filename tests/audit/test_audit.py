@@ -8,7 +8,7 @@ import torch
 
 from memdiff.audit import audit
 from memdiff.data import Dataset, load
-from memdiff.generation import GenerationSettings, generate
+from memdiff.generate import GenerationSettings, generate
 
 
 def normal(num, dim=16, seed=0):
@@ -298,3 +298,19 @@ def test_bad_input_is_one_sentence():
         with pytest.raises(ValueError, match=words) as error:
             audit(**arguments)
         assert "\n" not in str(error.value)
+
+
+def test_collapse_is_not_said_of_points_that_belong_together():
+    """Coverage compares with independent points: twenty scans of a patient are none."""
+    rng = np.random.default_rng(0)
+    patients = np.repeat(rng.standard_normal((30, 16)), 20, 0)
+    rows = (patients + 0.3 * rng.standard_normal((600, 16))).astype("float32")
+    sets = dict(zip(("generated", "train", "heldout"), np.split(rows, 3), strict=True))
+    labels = np.arange(200) // 20
+    for groups in ({"train": labels, "heldout": labels + 10}, None):
+        result = audit(**sets, groups=groups)  # without groups, the sets are not exchangeable
+        assert not any("collapsed" in one.action for one in result.advice)
+    sets = rng.standard_normal((2, 200, 8)).astype("float32")
+    spot = (sets[0][0] + 0.01 * rng.standard_normal((200, 8))).astype("float32")
+    found = audit(generated=spot, train=sets[0], heldout=sets[1]).advice
+    assert any("collapsed" in one.action for one in found)

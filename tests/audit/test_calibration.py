@@ -11,8 +11,8 @@ import torch
 from scipy.stats import binom
 
 from memdiff.audit import AuditSettings, SelfCheck, audit, self_check
-from memdiff.audit.cases import CASES, LADDER
-from memdiff.audit.laws import (
+from memdiff.audit.planted.cases import CASES, LADDER
+from memdiff.audit.planted.laws import (
     Blanks,
     Categorical,
     Digits,
@@ -28,9 +28,7 @@ from memdiff.audit.laws import (
     Windows,
     ZeroInflated,
 )
-from memdiff.audit.photographs import EDITS, Patches, edited
-from memdiff.audit.planted import PlantedCase, generator_of
-from memdiff.audit.planted_models import (
+from memdiff.audit.planted.models import (
     Collapse,
     Copies,
     Dropped,
@@ -39,8 +37,10 @@ from memdiff.audit.planted_models import (
     Kernel,
     Scaled,
 )
-from memdiff.audit.self_check_row import Rate, examine_planted
-from memdiff.audit.suite import Round, rounds
+from memdiff.audit.planted.photographs import EDITS, Patches, edited
+from memdiff.audit.planted.rounds import Round, rounds
+from memdiff.audit.planted.row import Rate, examine_planted
+from memdiff.audit.planted.sets import PlantedCase, generator_of
 
 DRAWS = 36
 LAWS = [Gaussian(), Mixture(), Manifold(), Digits(), StudentT()]
@@ -344,7 +344,7 @@ def few(monkeypatch):
     ]
     plan = [Round(case, 8, (60, 60, 60), 3) for case in cases]
     # The package exports a function of the module's name.
-    module = sys.modules["memdiff.audit.self_check"]
+    module = sys.modules["memdiff.audit.planted.checking"]
     monkeypatch.setattr(module, "rounds", lambda preset, repetitions: plan)
     return plan
 

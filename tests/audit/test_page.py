@@ -13,11 +13,11 @@ from PIL import Image as Picture
 
 from memdiff.audit import audit
 from memdiff.audit.page import compose
-from memdiff.audit.page.differences import Differences
-from memdiff.audit.page.figures import RATIOS, closeness_plot, fractions, sensitivity_plot
 from memdiff.audit.page.limitations import limitations
-from memdiff.audit.page.numbers import p_text, percent
+from memdiff.audit.page.numbers import number, p_text, percent
 from memdiff.audit.page.pairs import MOST_PAIRS, pair_blocks
+from memdiff.audit.page.plots import RATIOS, closeness_plot, fractions, sensitivity_plot
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails
 from memdiff.data import Dataset
 from memdiff.report import Figure, Gallery, Table, render
@@ -312,6 +312,27 @@ def test_tests_show_the_p_values_that_the_verdict_rests_on(pictured, document):
         smallest.append(min(1.0, many * min(weighted)))
         assert rule[entry.name][5].text == p_text(smallest[-1])
     assert pictured.decision.p_value == pytest.approx(min(smallest))
+
+
+def test_measurements_are_shown_in_their_units_with_their_details(pictured, document):
+    """Catches a share printed as a number, and details of another result."""
+    entry = pictured.evidence[0]
+    table = next(t for t in blocks(document, Table) if t.title == "Further measurements by pixels")
+    rows = {row[0].text: row for row in table.rows}
+    results = {one.title: one.result for one in entry.measurements}
+    ratio = results["ratio test d1/d2"]
+    shown = rows["Ratio test d1/d2 [Y23]"][1]
+    assert shown.text == percent(ratio.value)
+    assert f"threshold 0.333; by chance {percent(ratio.chance)} in" in shown.note
+    copying = results["data copying C_T"]
+    shown = rows["Data copying C_T [M20]"][1]
+    assert shown.text == number(copying.value)
+    assert f"; p = {p_text(copying.p_value)}" in shown.note
+    fidelity = results["precision, recall, density, coverage"]
+    note = rows["Precision, recall, density, coverage [N20]"][1].note
+    recall, density = fidelity.recall, fidelity.density
+    assert f"recall {percent(recall.value)}, expected {percent(recall.null.value)}" in note
+    assert f"density {number(density.value)}" in note
 
 
 def test_limitations_follow_from_the_inputs(pictured, tabular):

@@ -268,14 +268,14 @@ def test_without_permission_a_file_is_not_called_damaged(corpus, capsys, monkeyp
 
 
 def test_a_full_disk_names_the_file(corpus, tmp_path, capsys, monkeypatch):
-    from memdiff.data import files
+    from memdiff.run import writing
 
     monkeypatch.chdir(tmp_path)
 
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "_flush", full)
+    monkeypatch.setattr(writing, "_flush", full)
     code, _, error = run(
         capsys, "sample", "--train", corpus / "good.npz", "--num", 2, "--steps", 3, "--quiet",
         "--out", "o.npz",
@@ -320,7 +320,7 @@ def test_a_full_standard_output_is_one_sentence(corpus, tmp_path):
 
 
 def test_a_fault_of_ours_is_not_a_gate(corpus, tmp_path, capsys, monkeypatch):
-    from memdiff import generation
+    from memdiff.generate import generation
 
     def broken(*arguments, **options):
         raise IndexError("list index out of range")
@@ -344,7 +344,7 @@ def test_a_fault_of_ours_is_not_a_gate(corpus, tmp_path, capsys, monkeypatch):
     ],
 )  # fmt: skip
 def test_memory_that_runs_out_is_one_sentence(corpus, tmp_path, capsys, monkeypatch, error, said):
-    from memdiff import generation
+    from memdiff.generate import generation
 
     def full(*arguments, **options):
         raise error
@@ -362,7 +362,7 @@ def test_warnings_of_libraries_do_not_leak_and_quiet_is_quiet(
 ):
     import warnings
 
-    from memdiff import generation
+    from memdiff.generate import generation
 
     real = generation.sample
 

@@ -100,7 +100,7 @@ def test_no_output_replaces_an_input(data, capsys, command, overwrite):
 
 def test_the_library_does_not_replace_an_input_either(data):
     from memdiff.data import load
-    from memdiff.generation import GenerationSettings, generate_to_file
+    from memdiff.generate import GenerationSettings, generate_to_file
     from memdiff.training import train_in_folder
 
     before = contents(data)

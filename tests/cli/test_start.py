@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from memdiff.cli import choices, main
+from memdiff.cli import audit, main, sample, train
+from memdiff.cli.parser import Parser
+from memdiff.cli.settings import Option, Settings
 from memdiff.cli.terminal import shown
 
 
@@ -45,17 +47,46 @@ def test_answers_without_torch(arguments):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_choices_are_those_of_the_library():
-    from memdiff import generation
-    from memdiff.data import STREAM_ABOVE
-    from memdiff.features import DESCRIPTOR_FORMS
+@pytest.mark.parametrize("command", [audit, sample, train], ids=lambda one: one.__name__)
+def test_defaults_are_those_of_the_library(command):
+    """What is parsed from no options is the record with no arguments."""
+    parser = Parser()
+    command.SETTINGS.declare(parser)
+    record = command.SETTINGS.of(parser.parse_args([]))
+    plain = command.SETTINGS.record()
+    for name in command.SETTINGS.options:
+        given, default = getattr(record, name), getattr(plain, name)
+        assert (tuple(given) if isinstance(given, list) else given) == default, name
 
-    assert choices.REGULARIZERS == generation.REGULARIZERS
-    assert choices.PROCESSES == generation.PROCESSES
-    assert choices.SAMPLERS == generation.SAMPLERS
-    assert tuple(generation.STOPPING_RULES) == choices.STOPPING_RULES
-    assert choices.DESCRIPTOR_FORMS == DESCRIPTOR_FORMS
-    assert choices.STREAM_ABOVE == STREAM_ABOVE
+
+def test_other_defaults_of_train_are_those_of_the_library():
+    from memdiff.training import AffineAugmentation, ModelConfig, MonitorSettings, RunSettings
+
+    parser = Parser()
+    train.add_arguments(parser)
+    given = parser.parse_args(["--train", "x", "--out", "y"])
+    model, run = ModelConfig(shape=(2,), sigma_data=1.0), RunSettings()
+    for name in ("network", "width", "depth", "dropout", "process", "parametrization"):
+        assert given[name] == getattr(model, name), name
+    for name in (
+        "tikhonov",
+        "monitor_every",
+        "stop_on_memorization",
+        "heldout_share",
+        "time_limit",
+    ):
+        assert given[name] == getattr(run, name), name
+    for name in ("degrees", "shift", "zoom", "mirror"):
+        assert given[f"augment_{name}"] == getattr(AffineAugmentation(), name), name
+    monitor = MonitorSettings()
+    assert given.monitor_samples == monitor.samples and given.audit_samples == monitor.confirm
+    assert given.sampler_steps == monitor.sampler.steps
+
+
+def test_an_option_that_the_library_does_not_know_is_refused():
+    settings = Settings("memdiff.audit.settings:AuditSettings", {"colour": Option("none")})
+    with pytest.raises(KeyError):
+        settings.declare(Parser())
 
 
 def test_the_package_lists_and_finds_its_names():

@@ -362,7 +362,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_rows(tmp_path, capsys):
     how = ("--train", train, "--num", 30, "--batch-size", 10, "--regularizer", "tikhonov")
     how = (*how, "--strength", 0.1)
     assert run(capsys, "sample", *how, "--out", whole)[0] == 0
-    from memdiff import generation
+    from memdiff.generate import generation
 
     batches = generation._sample_batch
     calls = []

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from memdiff.data import load, save_arrays
+from memdiff.data import load
+from memdiff.run.writing import save_arrays
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 Y = np.arange(6)

@@ -72,10 +72,13 @@ def test_stopped_samples_have_the_law_of_the_kernel_density(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_experiment_agrees(tmp_path):
+def test_the_experiment_agrees_and_measures_once(tmp_path, monkeypatch):
     (experiment,) = EXPERIMENTS
     outcome = experiment.run(Context("quick", 0, tmp_path))
     assert outcome.within
     assert {figure.name for figure in outcome.figures} == {"rates", "bandwidth"}
+    monkeypatch.setattr(consistency, "errors", lambda *_: pytest.fail("measured twice"))
+    for name in ("_rate_plot", "_bandwidth_plot"):
+        monkeypatch.setattr(consistency, name, lambda *_: outcome.figures[0].png)
     again = experiment.run(Context("quick", 0, tmp_path))
     assert again.measured == outcome.measured

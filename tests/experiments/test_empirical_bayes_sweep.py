@@ -1,15 +1,17 @@
 """The empirical Bayes sweep: the published curve, its convention, and the prediction 1 - floor."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from memdiff.data import load
-from memdiff.experiments.empirical_bayes_sweep import EXPERIMENTS, predicted_fraction, sweep
+from memdiff.experiments.closed_form_sweep import Variant, latents
+from memdiff.experiments.closed_form_views import memorised_fraction
+from memdiff.experiments.empirical_bayes_sweep import EXPERIMENTS, SWEEP, predicted_fraction
 from memdiff.experiments.experiment import Context
-from memdiff.experiments.published import compare_sweep, published
-from memdiff.experiments.regularisation_sweep import LATENTS, latents, memorised_fraction
+from memdiff.experiments.published import LATENTS, compare_sweep, published
 from memdiff.processes import VE
 from memdiff.samplers import RK45, LogTime, sample
 from memdiff.scores import EmpiricalBayes, EmpiricalScore
@@ -20,13 +22,26 @@ REFERENCE = published().empirical_bayes
 def fractions(convention, floors, sampler):
     data = load("points20").x
     z = latents(torch.Generator().manual_seed(0), discarded=(30,))
-    samples = sweep(VE(), convention, floors, z, sampler)
+    variant = Variant(
+        "",
+        "",
+        sampler=sampler,
+        t_end=REFERENCE.t_end,
+        regularise=partial(EmpiricalBayes, convention=convention),
+    )
+    samples = SWEEP.samples(variant, floors, z)
     return [memorised_fraction(x, data).value for x in samples]
 
 
 @pytest.fixture(scope="module")
-def measured():
-    return fractions("kernel_sum", REFERENCE.values, RK45())
+def outcome(tmp_path_factory):
+    (experiment,) = EXPERIMENTS
+    return experiment.run(Context("quick", 0, tmp_path_factory.mktemp("floor")))
+
+
+@pytest.fixture(scope="module")
+def measured(outcome):
+    return outcome.measured["fraction"]
 
 
 def test_every_published_point_is_reproduced(measured):
@@ -56,10 +71,10 @@ def test_another_convention_or_floor_does_not_agree(measured, convention, factor
 
 def test_the_prediction_is_one_minus_the_floor_in_the_plane(measured):
     for floor, value in zip(REFERENCE.values[:4], measured[:4], strict=True):
-        p = predicted_fraction(floor, 2)
+        p = predicted_fraction(VE(), floor, 2)
         assert p == pytest.approx(1 - floor)
         assert abs(value - p) < 4 * math.sqrt(p * (1 - p) / LATENTS) + 2 / LATENTS
-    assert predicted_fraction(1.0, 2) == predicted_fraction(5.0, 2) == 0.0
+    assert predicted_fraction(VE(), 1.0, 2) == predicted_fraction(VE(), 5.0, 2) == 0.0
 
 
 def test_the_prediction_names_the_copies_of_a_single_point():
@@ -70,17 +85,12 @@ def test_the_prediction_names_the_copies_of_a_single_point():
     found = memorised_fraction(x, data)
     copies = z.square().sum(1) < 2 * math.log(1 / 0.2)
     assert float((found.mask == copies).double().mean()) > 0.997
-    assert found.low < predicted_fraction(0.2, 3) < found.high
+    assert found.low < predicted_fraction(VE(), 0.2, 3) < found.high
 
 
-@pytest.mark.slow
-def test_the_experiment_agrees(tmp_path):
-    (experiment,) = EXPERIMENTS
-    outcome = experiment.run(Context("quick", 0, tmp_path))
-    assert outcome.within and {figure.name for figure in outcome.figures} == {
-        "fraction",
-        "samples",
-    }
+def test_the_experiment_agrees(outcome):
+    assert outcome.within
+    assert {figure.name for figure in outcome.figures} == {"fraction", "samples"}
     density = outcome.measured["fraction_density"]
     assert not compare_sweep(density, REFERENCE, num=LATENTS).within
     assert outcome.measured["largest_difference_between_samplers"] <= 0.015

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome, jsonable
-from memdiff.report.figures import image_png
+from memdiff.report.pictures import image_png
 
 FIGURE = Figure("f", image_png(torch.zeros(1, 2, 2)), "caption", "alt")
 

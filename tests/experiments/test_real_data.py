@@ -110,7 +110,7 @@ def test_methods_of_the_presets():
 
 
 @pytest.mark.slow
-def test_quick_preset_agrees(tmp_path):
+def test_quick_preset_agrees_and_samples_once(tmp_path, monkeypatch):
     (one,) = real_data.EXPERIMENTS
     context = Context("quick", 0, tmp_path)
     outcome = one.run(context)
@@ -118,6 +118,9 @@ def test_quick_preset_agrees(tmp_path):
     found = outcome.measured["methods"]
     assert found["none"]["ratio"] >= 0.99 and outcome.measured["heldout_ratio"] <= 0.01
     assert found["tikhonov"]["ratio"] < 0.05 and found["tikhonov"]["nearer_to_train"] > 0.95
+    monkeypatch.setattr(real_data, "draw", lambda *_: pytest.fail("sampled twice"))
+    monkeypatch.setattr(real_data, "fraction_figure", lambda *_: outcome.figures[0])
+    monkeypatch.setattr(real_data, "images_figure", lambda *_: outcome.figures[1])
     assert one.run(context).measured == outcome.measured
 
 

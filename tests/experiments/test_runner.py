@@ -13,10 +13,10 @@ import torch
 
 import memdiff
 from memdiff import experiments
-from memdiff.experiments import Experiment, Outcome, ReproductionError, reproduce, store
+from memdiff.experiments import Experiment, Outcome, ReproductionError, registry, reproduce, store
 from memdiff.experiments.runner import load
 from memdiff.report import Cell, Figure, Table
-from memdiff.report.figures import image_png
+from memdiff.report.pictures import image_png
 
 PNG = image_png(torch.zeros(1, 2, 3))
 
@@ -57,7 +57,7 @@ def bench(monkeypatch):
         module = types.ModuleType(f"memdiff.experiments.fake_{name}")
         module.EXPERIMENTS = (bench.experiment(name),)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(experiments, "REGISTRY", tuple((n, f"fake_{n}") for n in names))
+    monkeypatch.setattr(registry, "REGISTRY", tuple((n, f"fake_{n}") for n in names))
     return bench
 
 
@@ -220,13 +220,13 @@ def test_a_failure_is_named_at_the_end_and_does_not_take_the_others(bench, tmp_p
 
 
 def test_a_module_that_cannot_be_imported_does_not_take_the_others(bench, tmp_path, monkeypatch):
-    registry = (("absent", "no_such_module"), *experiments.REGISTRY)
-    monkeypatch.setattr(experiments, "REGISTRY", registry)
+    listed = (("absent", "no_such_module"), *registry.REGISTRY)
+    monkeypatch.setattr(registry, "REGISTRY", listed)
     with pytest.raises(ReproductionError, match="absent"):
         reproduce(out=tmp_path)
     assert bench.runs == ["first", "second", "third"]
     assert 'id="absent"' in (tmp_path / "report.html").read_text()
-    monkeypatch.setattr(experiments, "REGISTRY", (("other", "fake_first"),))
+    monkeypatch.setattr(registry, "REGISTRY", (("other", "fake_first"),))
     with pytest.raises(ImportError, match="does not export the experiment 'other'"):
         load("other")
 

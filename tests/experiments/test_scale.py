@@ -9,8 +9,8 @@ import torch
 from memdiff.data import from_array, load
 from memdiff.experiments import image_copies, scale
 from memdiff.experiments.experiment import Context
+from memdiff.experiments.mapped_images import build_images
 from memdiff.experiments.scale import (
-    build_images,
     draw_samples,
     empirical_score,
     measure,

@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from memdiff.data import load
+from memdiff.experiments import closed_form_sweep
+from memdiff.experiments.closed_form_sweep import Variant, latents
+from memdiff.experiments.closed_form_views import memorised_fraction
 from memdiff.experiments.experiment import Context
-from memdiff.experiments.published import compare_sweep, published
-from memdiff.experiments.regularisation_sweep import LATENTS, latents, memorised_fraction
+from memdiff.experiments.published import LATENTS, compare_sweep, published
 from memdiff.experiments.tikhonov_sweep import (
     EXPERIMENTS,
+    SWEEP,
     contraction,
     predicted_fraction,
-    sweep,
 )
 from memdiff.processes import VE, VP
 from memdiff.samplers import RK45, sample
@@ -24,13 +26,24 @@ REFERENCE = published().tikhonov
 def fractions(strengths):
     data = load("points20").x
     z = latents(torch.Generator().manual_seed(0), discarded=())
-    samples = sweep(EmpiricalScore(data, VE()), strengths, z, RK45(), REFERENCE.t_end)
+    samples = SWEEP.samples(Variant("", "", t_end=REFERENCE.t_end), strengths, z)
     return [memorised_fraction(x, data).value for x in samples]
 
 
 @pytest.fixture(scope="module")
-def measured():
-    return fractions(REFERENCE.values)
+def context(tmp_path_factory):
+    return Context("quick", 0, tmp_path_factory.mktemp("tikhonov"))
+
+
+@pytest.fixture(scope="module")
+def outcome(context):
+    (experiment,) = EXPERIMENTS
+    return experiment.run(context)
+
+
+@pytest.fixture(scope="module")
+def measured(outcome):
+    return outcome.measured["fraction"]
 
 
 def test_every_published_point_is_reproduced(measured):
@@ -99,15 +112,13 @@ def test_memorised_fraction_counts_and_gives_the_exact_interval():
     assert (found.low, found.high) == pytest.approx((0.0676, 0.9324), abs=1e-4)
 
 
-@pytest.mark.slow
-def test_the_experiment_agrees_and_resumes(tmp_path):
-    (experiment,) = EXPERIMENTS
-    outcome = experiment.run(Context("quick", 0, tmp_path))
-    assert outcome.within and {figure.name for figure in outcome.figures} == {
-        "fraction",
-        "samples",
-    }
+def test_the_experiment_agrees(outcome):
+    assert outcome.within
+    assert {figure.name for figure in outcome.figures} == {"fraction", "samples"}
     assert outcome.measured["largest_difference_between_samplers"] <= 0.005
     assert outcome.measured["largest_difference_to_prediction"] <= 0.02
-    again = experiment.run(Context("quick", 0, tmp_path))
-    assert again.measured == outcome.measured
+
+
+def test_what_was_sampled_is_not_sampled_again(outcome, context, monkeypatch):
+    monkeypatch.setattr(closed_form_sweep, "sample", lambda *_, **__: pytest.fail("sampled twice"))
+    assert SWEEP.measure(context).fraction == outcome.measured["fraction"]

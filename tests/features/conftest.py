@@ -1,28 +1,9 @@
-"""Data of every kind, networks that exist, and how refusals are checked."""
-
-from contextlib import contextmanager
+"""Data of every kind, and networks that exist."""
 
 import pytest
 import torch
 
 from memdiff.data import Dataset, from_array
-
-
-@contextmanager
-def _refusal(*words, error=ValueError):
-    with pytest.raises(error) as caught:
-        yield
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 520
-    for word in words:
-        assert word in message, f"{word!r} is not in: {message}"
-
-
-@pytest.fixture
-def refusal():
-    """Context manager: the block raises one line that contains every word."""
-    return _refusal
 
 
 @pytest.fixture

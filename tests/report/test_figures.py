@@ -14,14 +14,12 @@ from memdiff.report.figures import (
     PALETTE,
     VERMILION,
     Curve,
-    ImageRow,
     curve_plot,
     figure_png,
-    image_grid,
-    image_png,
     new_figure,
     new_panels,
 )
+from memdiff.report.pictures import ImageRow, image_grid, image_png
 
 
 def pixels(png):

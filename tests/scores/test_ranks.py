@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import select
 from memdiff.objectives import draw
 from memdiff.processes import EDM, VP
 from memdiff.samplers import RK45, Heun, sample
 from memdiff.scores import EmpiricalScore, Tempered, Tikhonov
-from memdiff.selection import TIKHONOV, select
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, select
 from memdiff.kernel import Batch, Posterior
 from memdiff.objectives import draw
 from memdiff.processes import EDM, VP
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, leave_one_out_likelihood, silverman_bandwidth
-from memdiff.selection import TIKHONOV, leave_one_out_draws, select
 from memdiff.sources import Rows
 from memdiff.sources import rows as rows_module
 

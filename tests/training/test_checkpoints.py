@@ -1,24 +1,15 @@
 """States and weights on disk: exact, whole, refused where they do not fit."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 
 from memdiff.processes import VP
 from memdiff.scores import NetworkScore
 from memdiff.training import (
-    Journal,
     TrainingSettings,
     TrainingState,
     load_state,
     load_weights,
-    read_journal,
     save_state,
     save_weights,
     train,
@@ -117,86 +108,3 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match="plain JSON"):
         save_state(state, path, facts={"x": float("nan")})
     assert load_weights(mlp(16), path) == {}  # a failed save leaves the old file
-
-
-def test_journal_drops_what_will_be_done_again(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    journal = Journal(path)
-    for step in (1, 2, 3, 4):
-        journal.append({"step": step, "loss": step / 3})
-    with path.open("a") as stream:
-        stream.write('{"step": 5, "lo')  # the machine lost power here
-    assert [record["step"] for record in read_journal(path)] == [1, 2, 3, 4]
-    journal = Journal(path, upto=2)
-    journal.append({"step": 3, "loss": 1.0})
-    assert list(read_journal(path)) == [
-        {"step": 1, "loss": 1 / 3},
-        {"step": 2, "loss": 2 / 3},
-        {"step": 3, "loss": 1.0},
-    ]
-    assert list(read_journal(tmp_path / "none.jsonl")) == []
-    with pytest.raises(ValueError, match="record must have a 'step'"):
-        journal.append({"loss": 1.0})
-
-
-RUN = """
-import sys
-import torch
-torch.set_num_threads(1)
-from memdiff.data import load
-from memdiff.samplers import Heun
-from memdiff.training import MonitorSettings, RunSettings, TrainingSettings, train_in_folder
-settings = RunSettings(
-    training=TrainingSettings(steps=60, batch_size=5),
-    monitor=MonitorSettings(samples=4, draws=8, sampler=Heun(steps=3)),
-    monitor_every=7,
-    save_every=3,
-    log_every=2,
-)
-print("ready", flush=True)
-train_in_folder(load("points20"), sys.argv[1], {"width": 8}, settings)
-print("done", flush=True)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_the_same(tmp_path):
-    """SIGKILL again and again; the last run must end as one that nobody killed."""
-
-    def start(folder):
-        command = [sys.executable, "-c", RUN, str(folder)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        return process
-
-    assert start(tmp_path / "whole").communicate(timeout=300)[0] == "done\n"
-    state = tmp_path / "killed" / "state.safetensors"
-    killed = 0
-    for pause in (0.0, 0.02, 0.1):
-        before = state.stat().st_mtime_ns if state.is_file() else 0
-        process = start(tmp_path / "killed")
-        # Once this run has saved its state anew, it is in the middle of training.
-        while process.poll() is None and (
-            not state.is_file() or state.stat().st_mtime_ns == before
-        ):
-            time.sleep(0.002)
-        time.sleep(pause)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.communicate()
-    assert killed >= 1 and state.is_file()
-    assert start(tmp_path / "killed").communicate(timeout=300)[0] == "done\n"
-    for name in ("model.safetensors", "best.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (
-            tmp_path / "whole" / name
-        ).read_bytes()
-    lines = [
-        [
-            {key: value for key, value in record.items() if key != "seconds"}
-            for record in read_journal(tmp_path / folder / "metrics.jsonl")
-        ]
-        for folder in ("whole", "killed")
-    ]
-    assert json.dumps(lines[0]) == json.dumps(lines[1])
-    assert not [p for p in (tmp_path / "killed").iterdir() if p.name.startswith(".m")]

@@ -11,7 +11,7 @@ from torch import nn
 
 from memdiff.objectives import LogUniformRatio
 from memdiff.processes import EDM, VP
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores import NetworkScore
 from memdiff.scores.base import Score
 from memdiff.training import (
@@ -19,9 +19,7 @@ from memdiff.training import (
     TikhonovPenalty,
     TrainingSettings,
     TrainingState,
-    batch_index,
     edm_objective,
-    step_seed,
     train,
 )
 from memdiff.training.networks import MLP
@@ -128,18 +126,6 @@ def test_same_seed_same_weights_whatever_else_draws():
     assert torch.equal(after, torch.rand(1))
 
 
-def test_batches_are_epochs_end_to_end():
-    order = torch.cat([batch_index(10, 4, seed=3, step=step) for step in range(5)])
-    assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
-    assert not torch.equal(order[:10], order[10:])
-    assert torch.equal(batch_index(10, 4, 3, 2), order[8:12])
-    assert torch.equal(batch_index(10, None, 3, 2), torch.arange(10))
-    assert torch.equal(batch_index(10, 99, 3, 2), torch.arange(10))
-    assert len({step_seed(seed, step, s) for seed in (0, 1) for step in range(50) for s in (0, 1)})
-    seeds = {step_seed(a, b, c) for a in (0, 1) for b in range(50) for c in (0, 1)}
-    assert len(seeds) == 200
-
-
 def test_conditions_stay_with_their_points():
     class Spy(Score):
         def __init__(self):
@@ -233,7 +219,7 @@ import torch
 import torch.distributed as dist
 torch.set_num_threads(1)
 from memdiff.processes import VP
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 from memdiff.scores import NetworkScore
 from memdiff.training import TrainingSettings, train
 from memdiff.training.networks import MLP
@@ -258,8 +244,10 @@ def test_processes_of_another_library_share_a_batch(tmp_path):
         command = [sys.executable, "-c", RANK, str(rank), str(count), str(tmp_path / "store")]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
-    alone = json.loads(start(0, 1).communicate(timeout=300)[0])
     ranks = [start(rank, 2) for rank in range(2)]
+    score = NetworkScore(MLP((2,), width=16, seed=0), VP())
+    settings = TrainingSettings(steps=10, batch_size=8, clip=1.0)
+    alone = [step.loss for step in train(score, data(20), settings=settings)]
     curves = [json.loads(rank.communicate(timeout=300)[0]) for rank in ranks]
     assert curves[0] == curves[1]
     torch.testing.assert_close(curves[0], alone, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,8 @@
 """The rules of the onset on planted curves."""
 
 import pytest
-import scipy.stats
 
 from memdiff.training import Reading, find_onset
-from memdiff.training.onset import fisher_exact
 
 
 def readings(p_fraction, p_close=None, losses=None):
@@ -69,15 +67,6 @@ def test_generalisation_is_the_plateau_of_the_heldout_loss():
     assert onset([0.5] * 6, losses=losses).tau_gen == 30
     assert onset([0.5] * 3, losses=[0.2, 0.3, 0.4]).tau_gen is None
     assert onset([0.5], losses=[1.0]).tau_gen is None
-
-
-def test_fisher_against_scipy():
-    for table in ((5, 64, 0, 100), (0, 64, 3, 100), (64, 64, 0, 100), (7, 20, 9, 30)):
-        hits, trials, others, other_trials = table
-        expected = scipy.stats.fisher_exact(
-            [[hits, trials - hits], [others, other_trials - others]], alternative="greater"
-        ).pvalue
-        assert fisher_exact(*table) == pytest.approx(expected, rel=1e-9)
 
 
 def test_refusals():

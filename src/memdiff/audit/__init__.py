@@ -4,17 +4,24 @@ The package is its function as well: ``memdiff.audit(generated=..., train=..., h
 :func:`memdiff.audit.audit`.
 """
 
-from memdiff.audit.advice import Advice
-from memdiff.audit.auditing import Examination, audit, examine, judge
-from memdiff.audit.evidence import Evidence, Measurement
-from memdiff.audit.inputs import AuditInputs
-from memdiff.audit.pairing import CopiedPoint, Pair
-from memdiff.audit.result import AuditResult
-from memdiff.audit.self_check import SelfCheck, self_check
-from memdiff.audit.self_check_row import Rate, SelfCheckRow
-from memdiff.audit.settings import AuditSettings
-from memdiff.audit.verdict import DescriptorTest, Verdict, decide
-from memdiff.callable_package import call_by
+from typing import TYPE_CHECKING
+
+from memdiff.public.callable_package import call_by
+from memdiff.public.lazy import lazily
+
+if TYPE_CHECKING:
+    from memdiff.audit.advice import Advice
+    from memdiff.audit.auditing import audit
+    from memdiff.audit.evidence import Evidence
+    from memdiff.audit.examination import Examination, Means, examine, judge
+    from memdiff.audit.inputs import AuditInputs
+    from memdiff.audit.pairing import CopiedPoint, Pair
+    from memdiff.audit.panel import Measurement
+    from memdiff.audit.planted.checking import SelfCheck, self_check
+    from memdiff.audit.planted.row import Rate, SelfCheckRow
+    from memdiff.audit.result import AuditResult
+    from memdiff.audit.settings import AuditSettings
+    from memdiff.audit.verdict import DescriptorTest, Verdict, decide
 
 __all__ = [
     "Advice",
@@ -25,6 +32,7 @@ __all__ = [
     "DescriptorTest",
     "Evidence",
     "Examination",
+    "Means",
     "Measurement",
     "Pair",
     "Rate",
@@ -38,4 +46,5 @@ __all__ = [
     "self_check",
 ]
 
-call_by(__name__, audit)
+__getattr__, __dir__ = lazily(__name__)
+call_by(__name__, "audit")

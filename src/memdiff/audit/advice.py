@@ -57,7 +57,9 @@ def advise(
             )
         )
     found += _about_inputs(verdict, inputs)
-    if defect := _fidelity(decisive):
+    # Coverage and precision compare with independent points of one law: not with groups, and not
+    # where train and held-out differ.
+    if not (inputs.groups or verdict.reasons) and (defect := _fidelity(decisive)):
         found.append(defect)
     if inputs.duplicates.num_redundant and verdict.name != "memorizing":
         found.append(

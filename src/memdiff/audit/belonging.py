@@ -103,8 +103,8 @@ def _from_names(data: Dataset, groups: str) -> list[str]:
     if all(name.startswith("row ") for name in data.names):
         raise ValueError(
             f"groups {groups!r} are read from file names, but {data.title} has rows without "
-            "names: give one label per point in groups={'train': ..., 'heldout': ...}, or a "
-            "folder of files."
+            "names: give a folder of files or a column of a table, or from Python one label per "
+            "point."
         )
     if groups == "folder":
         return [name.replace("\\", "/").rpartition("/")[0] for name in data.names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memdiff.audit.panel import PANEL, Measurement
 from memdiff.audit.settings import AuditSettings
 from memdiff.features import Invariance
 from memdiff.metrics import (
@@ -17,28 +17,17 @@ from memdiff.metrics import (
     CopyingTests,
     Distances,
     Exchangeability,
-    MetricResult,
-    authenticity,
-    calibrated_l2,
     compete,
     copying_tests,
-    data_copying,
     exchangeability,
-    fidelity,
-    fld,
-    maximal_similarity,
     ratio,
-    vendi,
 )
 from memdiff.sources import Rows
 
-__all__ = ["Evidence", "Features", "Measurement", "measure", "test"]
+__all__ = ["Evidence", "Features", "measure", "test"]
 
 _BESIDE = 1000
 """Points of each set that the measurements beside the verdict use, unless all are asked for."""
-
-# FLD fits a mixture with one component per sample: above this many points a set is subsampled.
-_FLD_POINTS = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,25 +85,6 @@ class Features:
             variants=self.variants,
             **options,
         )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A metric beside the verdict.
-
-    Attributes:
-        title: What reports call it.
-        result: The result, or None where it could not be computed.
-        problem: Why not, or what to mind, in a sentence; empty where there is nothing to say.
-        meaning: What the value says, and which end is suspicious.
-        reference: Key of the reference.
-    """
-
-    title: str
-    result: MetricResult | None
-    problem: str
-    meaning: str
-    reference: str
 
 
 @dataclass(frozen=True)
@@ -264,7 +234,7 @@ def measure(
     features = evidence.features.select(some) if some else evidence.features
     found = features.distances(ranks=evidence.distances.ranks)
     measurements = []
-    for entry in _PANEL:
+    for entry in PANEL:
         if entry.only is not None and features.metric != entry.only:
             continue
         if progress is not None:
@@ -279,103 +249,3 @@ def measure(
         tuple(measurements),
         max(len(rows) for rows in features.rows.values()),
     )
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One line of the panel of further metrics."""
-
-    title: str
-    run: Callable[[Distances, Mapping[str, Tensor | Rows], AuditSettings], MetricResult]
-    meaning: str
-    reference: str
-    only: str | None = None
-
-    def measure(
-        self, found: Distances, features: Mapping[str, Tensor | Rows], settings: AuditSettings
-    ) -> Measurement:
-        result, problem = None, ""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                result = self.run(found, features, settings)
-            except ValueError as error:
-                # A metric that these data do not admit; the report says why.
-                problem = str(error)
-        if caught and not problem:
-            problem = str(caught[0].message)
-        return Measurement(self.title, result, problem, self.meaning, self.reference)
-
-
-def _fld(
-    found: Distances, features: Mapping[str, Tensor | Rows], settings: AuditSettings
-) -> MetricResult:
-    found.require_heldout("FLD")
-    generator = torch.Generator().manual_seed(settings.seed)
-    generated, train, heldout = (
-        rows[torch.randperm(len(rows), generator=generator)[:_FLD_POINTS].sort().values]
-        for rows in (features["generated"], features["train"], features["heldout"])
-    )
-    return fld(generated=generated, train=train, heldout=heldout, seed=settings.seed)
-
-
-_PANEL: tuple[_Entry, ...] = (
-    _Entry(
-        "ratio test d1/d2",
-        lambda found, _, settings: ratio(distances=found, threshold=settings.ratio_threshold),
-        "share of samples much closer to one training point than to the next; high is suspicious, "
-        "but in few dimensions it is high by chance",
-        "Y23",
-    ),
-    _Entry(
-        "calibrated L2",
-        lambda found, _, settings: calibrated_l2(distances=found),
-        "share of samples below a cut that belongs to CIFAR-10; compare with the null only",
-        "Carlini23",
-        only="euclidean",
-    ),
-    _Entry(
-        "maximal cosine similarity",
-        lambda found, _, settings: maximal_similarity(distances=found),
-        "share of samples above the similarity bound; bounds do not carry over between "
-        "descriptors, compare with the null",
-        "Somepalli23",
-        only="cosine",
-    ),
-    _Entry(
-        "authenticity",
-        lambda found, _, settings: authenticity(distances=found),
-        "low is suspicious; its value without copying depends on dimension and sizes, compare "
-        "with the null and never with one half",
-        "A22",
-    ),
-    _Entry(
-        "data copying C_T",
-        lambda found, _, settings: data_copying(distances=found, seed=settings.seed),
-        "far below 0 is copying everywhere, far above 0 is too much variance; blind to rare "
-        "copying",
-        "M20",
-    ),
-    _Entry(
-        "FLD",
-        _fld,
-        "likelihood of held-out data under the samples; high is bad. Its gap, train minus "
-        "held-out, is far below 0 when the samples overfit",
-        "J23",
-    ),
-    _Entry(
-        "precision, recall, density, coverage",
-        lambda found, _, settings: fidelity(distances=found, seed=settings.seed),
-        "coverage (the value), recall: low is collapse, which is no memorisation; precision, "
-        "density: low is noise",
-        "N20",
-    ),
-    _Entry(
-        "Vendi score",
-        lambda found, features, settings: vendi(
-            generated=features["generated"], train=features["train"], seed=settings.seed
-        ),
-        "effective number of different samples; far below that of the data is collapse",
-        "Friedman23",
-    ),
-)

@@ -12,7 +12,7 @@ from memdiff.data import Dataset
 from memdiff.features import registered_residual
 from memdiff.features.descriptor import signed_pixels
 from memdiff.metrics import Competition, Distances, compete_again
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 __all__ = ["register"]
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
-from memdiff.cli.choices import DESCRIPTOR_FORMS
 from memdiff.cli.data_options import (
     DATA,
     add_data_options,
@@ -20,13 +19,57 @@ from memdiff.cli.data_options import (
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.settings import Option, Settings
 from memdiff.cli.terminal import FAULT_EXIT, shown
-from memdiff.ranks import joined
+from memdiff.features.forms import DESCRIPTOR_FORMS
+from memdiff.run.ranks import joined
 
 if TYPE_CHECKING:
     from memdiff.audit import AuditResult
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SETTINGS", "add_arguments", "run"]
+
+SETTINGS = Settings(
+    "memdiff.audit.settings:AuditSettings",
+    {
+        "features": Option(
+            "One or several descriptors: auto (what fits the data), "
+            f"{', '.join(DESCRIPTOR_FORMS)}.",
+            metavar="NAME",
+            many=True,
+        ),
+        "groups": Option(
+            "Points that belong together (patients, videos): the column of a table, the folder "
+            "of each file, or a regular expression whose first group in the file name is the "
+            "label.",
+            metavar="COLUMN|folder|REGEX",
+        ),
+        "drop_overlap": Option(
+            "Leave out values that train and held-out share, and the samples on them: for a "
+            "split that has leaked."
+        ),
+        "full": Option(
+            "Use all points for the measurements beside the verdict, and not at most 1000."
+        ),
+        "invariance": Option(
+            "Transforms under which a copy is still a copy: flip, rotate90, shift:PIXELS, or "
+            "several with commas.",
+            metavar="NAMES",
+        ),
+        "level": Option("False-positive rate of the verdict."),
+        "resolution": Option("Copied fraction that should not go unseen."),
+        "false_discovery_rate": Option("Level of the flagged list."),
+        "duplicate_tolerance": Option(
+            "Share of the typical distance of training points up to which two are duplicates."
+        ),
+        "fail_above": Option(
+            "Gate: exit with 1 if the verdict is memorizing and the lower limit of the copied "
+            "fraction, or the share of flagged samples, is above.",
+            metavar="FRACTION",
+        ),
+        "seed": Option("The one source of randomness."),
+    },
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -57,68 +100,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="P",
         help="Data of the same source that the model has not seen: strongly recommended.",
     )
-    parser.add_argument(
-        "--features",
-        nargs="+",
-        type=str,
-        default=["auto"],
-        metavar="NAME",
-        help="One or several descriptors: auto (what fits the data), "
-        f"{', '.join(DESCRIPTOR_FORMS)}.",
-    )
-    parser.add_argument(
-        "--groups",
-        type=str | None,
-        default=None,
-        metavar="COLUMN|folder|REGEX",
-        help="Points that belong together (patients, videos): the column of a table, the folder "
-        "of each file, or a regular expression whose first group in the file name is the label.",
-    )
-    parser.add_argument(
-        "--drop-overlap",
-        action="store_true",
-        help="Leave out values that train and held-out share, and the samples on them: for a "
-        "split that has leaked.",
-    )
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="Use all points for the measurements beside the verdict, and not at most 1000.",
-    )
-    parser.add_argument(
-        "--invariance",
-        type=str | None,
-        default=None,
-        metavar="NAMES",
-        help="Transforms under which a copy is still a copy: flip, rotate90, shift:PIXELS, or "
-        "several with commas.",
-    )
-    parser.add_argument(
-        "--level", type=float, default=0.05, help="False-positive rate of the verdict."
-    )
-    parser.add_argument(
-        "--resolution",
-        type=float,
-        default=0.01,
-        help="Copied fraction that should not go unseen.",
-    )
-    parser.add_argument(
-        "--false-discovery-rate", type=float, default=0.1, help="Level of the flagged list."
-    )
-    parser.add_argument(
-        "--duplicate-tolerance",
-        type=float,
-        default=0.01,
-        help="Share of the typical distance of training points up to which two are duplicates.",
-    )
-    parser.add_argument(
-        "--fail-above",
-        type=float | None,
-        default=None,
-        metavar="FRACTION",
-        help="Gate: exit with 1 if the verdict is memorizing and the lower limit of the copied "
-        "fraction, or the share of flagged samples, is above.",
-    )
+    SETTINGS.declare(parser)
     parser.add_argument(
         "--cache", type=str | None, default=None, metavar="DIR", help="Keep features here."
     )
@@ -143,7 +125,6 @@ def add_arguments(parser: Parser) -> None:
     add_data_options(parser)
     add_stream_option(parser)
     add_output_options(parser)
-    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -170,29 +151,16 @@ def run(options: Namespace) -> int:
 
 
 def _audit(options: Namespace) -> int:
-    from memdiff.audit import AuditSettings, audit
-    from memdiff.doctor import resolve_device
+    from memdiff.audit import audit
     from memdiff.features import parse_descriptor, parse_invariance
+    from memdiff.run.devices import resolve_device
 
     # What is wrong with the options is said before anything is loaded.
     features = [name if name == "auto" else parse_descriptor(name) for name in options.features]
     if options.invariance is not None:
         parse_invariance(options.invariance)
-    choices: dict[str, Any] = {
-        "invariance": options.invariance,
-        "groups": options.groups,
-        "drop_overlap": options.drop_overlap,
-        "full": options.full,
-        "level": options.level,
-        "resolution": options.resolution,
-        "false_discovery_rate": options.false_discovery_rate,
-        "duplicate_tolerance": options.duplicate_tolerance,
-        "fail_above": options.fail_above,
-        "seed": options.seed,
-    }
-    AuditSettings(
-        features=tuple(one if isinstance(one, str) else one.name for one in features), **choices
-    )
+    names = tuple(one if isinstance(one, str) else one.name for one in features)
+    settings = SETTINGS.of(options, features=names)
     device = resolve_device(options.device)
     sampler_settings = _read_settings(options.sampler_settings)
     out = Path(options.out)
@@ -213,7 +181,7 @@ def _audit(options: Namespace) -> int:
             sampler_settings=sampler_settings,
             progress=None if progress is None else _stages(progress),
             ranks=ranks,
-            **choices,
+            **{name: getattr(settings, name) for name in SETTINGS.options if name != "features"},
         )
         if ranks.is_first:
             out.mkdir(parents=True, exist_ok=True)
@@ -237,7 +205,7 @@ def _self_check(options: Namespace) -> int:
     import os
 
     from memdiff.audit import self_check
-    from memdiff.data import write_json
+    from memdiff.run.writing import write_json
 
     if not joined().is_first:
         return 0  # one process starts its own workers

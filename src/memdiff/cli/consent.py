@@ -79,7 +79,7 @@ def require_room(options: Namespace, size: int, what: str) -> None:
     Raises:
         ValueError: If they are refused.
     """
-    from memdiff.memory import size_text
+    from memdiff.run.memory import size_text
 
     folder = next((p for p in Path(options.out).absolute().parents if p.is_dir()), None)
     free = None if folder is None else shutil.disk_usage(folder).free

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
-from memdiff.cli.choices import STREAM_ABOVE
 from memdiff.cli.parser import Parser
 from memdiff.cli.wording import as_options
+from memdiff.run.memory import STREAM_ABOVE
 
 if TYPE_CHECKING:
     from memdiff.data import Dataset

@@ -11,7 +11,7 @@ from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
 
 if TYPE_CHECKING:
-    from memdiff.speed import Expectation, Speed
+    from memdiff.doctor.speed import Expectation, Speed
 
 __all__ = ["add_arguments", "run"]
 
@@ -42,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(options: Namespace) -> int:
     """Run the command; returns its exit code."""
-    from memdiff.doctor import examine
+    from memdiff.doctor.installation import examine
 
     sizes = {name: options[name] for name in SIZES if options[name] is not None}
     if sizes and not options.benchmark:
@@ -59,7 +59,7 @@ def run(options: Namespace) -> int:
 
 
 def _measure(sizes: dict[str, int], quiet: bool) -> Speed:
-    from memdiff.speed import measure_speed
+    from memdiff.doctor.speed import measure_speed
 
     with bar(quiet) as progress:
         return measure_speed(**sizes, progress=progress)

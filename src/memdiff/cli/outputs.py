@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from memdiff.cli.parser import Parser
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 
 __all__ = ["LOCK", "add_output_options", "writing"]
 
@@ -57,8 +57,8 @@ def writing(
     Raises:
         ValueError: If it is or holds an input, exists, or is held by another process.
     """
-    from memdiff.data.lock import locked
-    from memdiff.data.outputs import require_absent, require_apart
+    from memdiff.run.lock import locked
+    from memdiff.run.outputs import require_absent, require_apart
 
     out = Path(options.out)
     ranks = joined()

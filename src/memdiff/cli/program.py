@@ -20,7 +20,7 @@ from memdiff.cli.parser import Parser, config_file
 from memdiff.cli.terminal import FAULT_EXIT, shown
 from memdiff.cli.together import Voice, processes
 from memdiff.cli.wording import as_options
-from memdiff.ranks import DEAD_RANK_EXIT, RankError
+from memdiff.run.ranks import DEAD_RANK_EXIT, RankError
 
 __all__ = ["main"]
 
@@ -109,7 +109,7 @@ def _sentence(error: Exception) -> str | None:
 
 def _out_of_memory(message: str) -> str:
     """What numpy and torch say when memory has run out, in one sentence."""
-    from memdiff.memory import available_memory, size_text
+    from memdiff.run.memory import available_memory, size_text
 
     asked = re.search(r"allocate (?:memory: you tried to allocate )?([\d.]+) ?(\w*)", message)
     what = f"{asked[1]} {asked[2]}".strip() if asked else "more"
@@ -157,7 +157,7 @@ def _warnings_as_lines(name: str, *, quiet: bool) -> Iterator[None]:
 
 
 def _parser() -> tuple[Parser, dict[str, Callable[[Namespace], int]]]:
-    from memdiff.provenance import versions
+    from memdiff.run.provenance import versions
 
     parser = Parser(
         prog="memdiff",

@@ -13,7 +13,7 @@ from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import experiment_progress
 from memdiff.cli.terminal import shown
-from memdiff.ranks import joined
+from memdiff.run.ranks import joined
 
 __all__ = ["add_arguments", "run"]
 

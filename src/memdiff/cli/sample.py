@@ -5,24 +5,50 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from memdiff.cli.choices import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
 from memdiff.cli.consent import add_consent_option, expectation, require_room
 from memdiff.cli.data_options import DATA, add_data_options, add_stream_option, load_sets
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.settings import Option, Settings
 from memdiff.cli.terminal import shown
 from memdiff.cli.wording import as_options
-from memdiff.ranks import joined
+from memdiff.generate.settings import PROCESSES, REGULARIZERS, SAMPLERS, STOPPING_RULES
+from memdiff.run.ranks import joined
 
 if TYPE_CHECKING:
     from memdiff.data import Dataset
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SETTINGS", "add_arguments", "run"]
+
+SETTINGS = Settings(
+    "memdiff.generate.settings:GenerationSettings",
+    {
+        # torchrun takes --num for an abbreviation of an option of its own.
+        "num": Option("Number of samples.", also=("--num-samples",)),
+        "regularizer": Option(
+            "What keeps the score from memorising; none returns training data.",
+            choices=REGULARIZERS,
+        ),
+        "strength": Option(
+            "Strength of the regularizer: tikhonov c, empirical-bayes log floor, temperature and "
+            "early-stop sigma/m, smoothed h, in units of the data, for tables standard "
+            "deviations of a column; auto selects it by leave-one-out. early-stop also takes "
+            f"{', '.join(STOPPING_RULES)}.",
+            metavar="X|auto",
+        ),
+        "process": Option("Forward process.", choices=tuple(PROCESSES)),
+        "sampler": Option("Reverse sampler.", choices=tuple(SAMPLERS)),
+        "steps": Option("Steps of a fixed-step sampler."),
+        "t_end": Option("Final time; that of the sampler if none."),
+        "batch_size": Option("Samples at a time."),
+        "seed": Option("The one source of randomness."),
+    },
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -37,46 +63,11 @@ def add_arguments(parser: Parser) -> None:
         help="Samples: a .npz with the array x, or for tables a .csv or .parquet; a .json of the "
         "same name beside it holds the settings.",
     )
-    # torchrun takes --num for an abbreviation of an option of its own.
-    parser.add_argument("--num", "--num-samples", type=int, default=100, help="Number of samples.")
-    parser.add_argument(
-        "--regularizer",
-        type=Literal[REGULARIZERS],
-        default="none",
-        help="What keeps the score from memorising; none returns training data.",
-    )
-    parser.add_argument(
-        "--strength",
-        type=float | str,
-        default="auto",
-        metavar="X|auto",
-        help="Strength of the regularizer: tikhonov c, empirical-bayes log floor, temperature and "
-        "early-stop sigma/m, smoothed h, in units of the data, for tables standard deviations of "
-        "a column; auto selects it by leave-one-out. early-stop also takes "
-        f"{', '.join(STOPPING_RULES)}.",
-    )
-    parser.add_argument(
-        "--process",
-        type=Literal[PROCESSES],
-        default="edm",
-        help="Forward process.",
-    )
-    parser.add_argument(
-        "--sampler",
-        type=Literal[SAMPLERS],
-        default="heun",
-        help="Reverse sampler.",
-    )
-    parser.add_argument("--steps", type=int, default=40, help="Steps of a fixed-step sampler.")
-    parser.add_argument(
-        "--t-end", type=float | None, default=None, help="Final time; that of the sampler if none."
-    )
-    parser.add_argument("--batch-size", type=int, default=256, help="Samples at a time.")
+    SETTINGS.declare(parser)
     add_data_options(parser)
     add_stream_option(parser)
     add_output_options(parser)
     add_consent_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -94,21 +85,12 @@ def run(options: Namespace) -> int:
 
 
 def _run(options: Namespace) -> int:
-    from memdiff.doctor import resolve_device
-    from memdiff.generation import GenerationSettings, generate_to_file
+    from memdiff.generate import generate_to_file
+    from memdiff.run.devices import resolve_device
 
     strength = options.strength
-    settings = GenerationSettings(
-        regularizer=options.regularizer,
-        strength=strength if isinstance(strength, str) else float(strength),
-        num=options.num,
-        process=options.process,
-        sampler=options.sampler,
-        steps=options.steps,
-        t_end=options.t_end,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
+    strength = strength if isinstance(strength, str) else float(strength)
+    settings = SETTINGS.of(options, strength=strength)
     ranks = joined()
     with ranks.one_fate():
         train = load_sets(options, {"train": options.train})["train"]

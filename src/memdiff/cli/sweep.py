@@ -65,10 +65,10 @@ def run_seeds(options: Namespace, train: Callable[[Namespace], dict[str, Any]]) 
     Raises:
         ValueError: If an option does not fit, or a run failed; the others are finished first.
     """
-    from memdiff.data import write_json
-    from memdiff.launching import launch
-    from memdiff.memory import require_memory
-    from memdiff.ranks import joined
+    from memdiff.run.launching import launch
+    from memdiff.run.memory import require_memory
+    from memdiff.run.ranks import joined
+    from memdiff.run.writing import write_json
 
     seeds = parse_seeds(options.seeds)
     if len(seeds) > MANY:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import NoReturn, TextIO
 
-from memdiff.ranks import RankError, Ranks, join
+from memdiff.run.ranks import RankError, Ranks, join
 
 __all__ = ["TIMEOUT_VARIABLE", "Voice", "processes"]
 

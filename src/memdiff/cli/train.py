@@ -14,13 +14,29 @@ from memdiff.cli.data_options import DATA, add_data_options, load_sets
 from memdiff.cli.outputs import add_output_options, writing
 from memdiff.cli.parser import Parser
 from memdiff.cli.progress import bar
+from memdiff.cli.settings import Option, Settings
 from memdiff.cli.sweep import add_sweep_options, run_seeds
 from memdiff.cli.terminal import shown
 
 if TYPE_CHECKING:
     from memdiff.training import Assessment, RunSettings, TrainingRun
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["SETTINGS", "add_arguments", "run"]
+
+SETTINGS = Settings(
+    "memdiff.training.loop_settings:TrainingSettings",
+    {
+        "steps": Option("Number of training steps."),
+        "batch_size": Option("Points per step."),
+        "learning_rate": Option("Learning rate of Adam.", name="lr"),
+        "warmup": Option("Steps of linear warm-up."),
+        "weight_decay": Option("Decoupled weight decay."),
+        "clip": Option("Largest norm of the gradient."),
+        "ema": Option("Decay of the averaged weights."),
+        "precision": Option("auto: bfloat16 on a GPU that has it."),
+        "seed": Option("The one source of randomness."),
+    },
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -54,7 +70,6 @@ def add_arguments(parser: Parser) -> None:
     add_data_options(parser)
     add_output_options(parser)
     add_consent_option(parser)
-    parser.add_argument("--seed", type=int, default=0, help="The one source of randomness.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_sweep_options(parser)
 
@@ -85,21 +100,7 @@ def _add_model_options(parser: Parser) -> None:
 
 
 def _add_loop_options(parser: Parser) -> None:
-    parser.add_argument("--steps", type=int, default=10_000, help="Number of training steps.")
-    parser.add_argument("--batch-size", type=int, default=64, help="Points a step.")
-    parser.add_argument("--lr", type=float, default=1e-3, help="Learning rate of Adam.")
-    parser.add_argument("--warmup", type=int, default=0, help="Steps of linear warm-up.")
-    parser.add_argument("--weight-decay", type=float, default=0.0, help="Decoupled weight decay.")
-    parser.add_argument(
-        "--clip", type=float | None, default=None, help="Largest norm of the gradient."
-    )
-    parser.add_argument("--ema", type=float, default=0.999, help="Decay of the averaged weights.")
-    parser.add_argument(
-        "--precision",
-        type=Literal["float32", "bfloat16", "auto"],
-        default="auto",
-        help="auto: bfloat16 on a GPU that has it.",
-    )
+    SETTINGS.declare(parser)
     parser.add_argument(
         "--tikhonov",
         type=float,
@@ -204,7 +205,7 @@ def _inputs(options: Namespace) -> dict[str, str | None]:
 
 
 def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
-    from memdiff.training.run import FILES, FOLDERS
+    from memdiff.training.run_folder import FILES, FOLDERS
 
     out = Path(options.out)
     with writing(
@@ -217,10 +218,9 @@ def _train(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
 
 
 def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
-    from memdiff.doctor import resolve_device
-    from memdiff.ranks import joined
-    from memdiff.samplers import Heun
-    from memdiff.training import assess, train_in_folder, write_reports
+    from memdiff.run.devices import resolve_device
+    from memdiff.run.ranks import joined
+    from memdiff.training import train_and_report
 
     device = resolve_device(options.device)
     sources = {"train": options.train}
@@ -229,18 +229,12 @@ def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
     ranks = joined()
     with ranks.one_fate():
         sets = load_sets(options, sources)
+    model = ("network", "width", "depth", "dropout", "process", "parametrization")
     with bar(options.quiet) as progress:
-        done = train_in_folder(
+        return train_and_report(
             sets["train"],
             options.out,
-            {
-                "network": options.network,
-                "width": options.width,
-                "depth": options.depth,
-                "dropout": options.dropout,
-                "process": options.process,
-                "parametrization": options.parametrization,
-            },
+            {name: options[name] for name in model},
             _settings(options),
             heldout=sets.get("heldout"),
             device=device,
@@ -249,19 +243,6 @@ def _trained(options: Namespace) -> tuple[TrainingRun, Assessment | None]:
             overwrite=options.overwrite,
             forecast=expectation(options, "train", runs=options.get("runs", 1)),
         )
-        if not ranks.is_first:
-            return done, None
-        assessment = None
-        if options.audit_samples and done.ending != "time":
-            assessment = assess(
-                done,
-                options.audit_samples,
-                sampler=Heun(steps=options.sampler_steps),
-                device=device,
-                progress=progress,
-            )
-        write_reports(done, assessment)
-    return done, assessment
 
 
 def _settings(options: Namespace) -> RunSettings:
@@ -270,21 +251,10 @@ def _settings(options: Namespace) -> RunSettings:
         AffineAugmentation,
         MonitorSettings,
         RunSettings,
-        TrainingSettings,
     )
 
     return RunSettings(
-        training=TrainingSettings(
-            steps=options.steps,
-            batch_size=options.batch_size,
-            learning_rate=options.lr,
-            warmup=options.warmup,
-            weight_decay=options.weight_decay,
-            clip=options.clip,
-            ema=options.ema,
-            precision=options.precision,
-            seed=options.seed,
-        ),
+        training=SETTINGS.of(options),
         monitor=MonitorSettings(
             samples=options.monitor_samples,
             confirm=options.audit_samples,

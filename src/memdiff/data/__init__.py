@@ -5,15 +5,13 @@ from memdiff.data.builtin import BUILTINS
 from memdiff.data.comparison import align_categories, check_comparable
 from memdiff.data.dataset import Dataset
 from memdiff.data.encoding import TableEncoding
-from memdiff.data.files import replace_file, save_arrays, sha256_of, write_json
 from memdiff.data.frames import from_frame, to_frame
 from memdiff.data.loading import load
-from memdiff.data.streamed import STREAM_ABOVE, StreamedDataset, from_rows
+from memdiff.data.streamed import StreamedDataset, from_rows
 from memdiff.data.tables import TABLE_SUFFIXES, save_table
 
 __all__ = [
     "BUILTINS",
-    "STREAM_ABOVE",
     "TABLE_SUFFIXES",
     "Dataset",
     "StreamedDataset",
@@ -24,10 +22,6 @@ __all__ = [
     "from_frame",
     "from_rows",
     "load",
-    "replace_file",
-    "save_arrays",
     "save_table",
-    "sha256_of",
     "to_frame",
-    "write_json",
 ]

@@ -20,7 +20,7 @@ from torch import Tensor
 from memdiff.data.arrays import Layout, from_array
 from memdiff.data.dataset import Dataset, Encoding
 from memdiff.data.reading import reading
-from memdiff.memory import array_bytes, require_memory
+from memdiff.run.memory import array_bytes, require_memory
 
 __all__ = ["ARRAY_SUFFIXES", "find_labels", "load_arrays", "points_key"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memdiff.data.dataset import Dataset, Encoding, Kind
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
 from memdiff.sources import Rows
 
 __all__ = [
@@ -60,7 +60,7 @@ def from_array(
         array: Numbers with shape ``(N, *S)``.
         name: What to call the set in messages.
         source: Where it came from.
-        labels: One label a point, ``(N,)`` or ``(N, k)``.
+        labels: One label per point, ``(N,)`` or ``(N, k)``.
         value_range: Range ``(low, high)`` that the stored pixels span.
         encoding: Range that the values fill, when it is known: nothing is mapped.
         layout: ``"channels_first"`` or ``"channels_last"`` where the shape is ambiguous.
@@ -83,7 +83,7 @@ def from_array(
     if tensor.ndim == 0 or tensor.numel() == 0:
         raise ValueError(
             f"{title} has shape {tuple(tensor.shape)}; expected (N, *S) with at least one point "
-            f"and one value a point."
+            f"and one value per point."
         )
     tensor, kind = arrange(tensor, layout, title)
     if kind == "vectors":
@@ -338,7 +338,7 @@ def as_labels(labels: Tensor | np.ndarray, count: int, title: str) -> Tensor:
     if values.ndim not in (1, 2) or values.shape[0] != count:
         raise ValueError(
             f"labels of {title} have shape {tuple(values.shape)}; expected ({count},) or "
-            f"({count}, k), one a point."
+            f"({count}, k), one per point."
         )
     if not values.is_floating_point():
         return values.to(torch.int64)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memdiff.data.files import sha256_of
 from memdiff.data.missing import Completion
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["Dataset", "Encoding", "Form", "Kind"]
 
@@ -41,8 +41,8 @@ class Dataset:
         stored: How the source stores the values, e.g. ``"uint8"``: provenance only.
         name: What the caller calls the set in messages, e.g. ``"train"``.
         source: Where it came from: a path, the name of a built-in, or ``"tensor"``.
-        names: N names, one a point: the file within the folder, or ``"row 17"`` (from 0).
-        labels: One label a point, ``(N,)`` int64, or conditions ``(N,)`` or ``(N, k)`` float; or
+        names: N names, one per point: the file within the folder, or ``"row 17"`` (from 0).
+        labels: One label per point, ``(N,)`` int64, or conditions ``(N,)`` or ``(N, k)`` float; or
             None.
         label_names: Names of the labels 0, 1, ... where they have names, else empty.
         columns: Names of the d columns of a table, else empty.
@@ -74,7 +74,7 @@ class Dataset:
         if self.x.ndim < 2 or self.x.numel() == 0:
             raise ValueError(
                 f"{self.title} has shape {tuple(self.x.shape)}; expected (N, *S) with at least "
-                f"one point and one value a point."
+                f"one point and one value per point."
             )
         if not self.names:
             object.__setattr__(self, "names", tuple(f"row {i}" for i in range(count)))

@@ -62,7 +62,7 @@ def from_frame(
     ``x`` is float64, so that no integer up to 2^53 loses digits.
 
     Args:
-        frame: The table, one point a row.
+        frame: The table, one point per row.
         name: What to call the set in messages.
         source: Where it came from.
         categorical: Columns to treat as categories although they hold numbers or dates.

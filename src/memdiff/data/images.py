@@ -16,7 +16,7 @@ from torch import Tensor
 from memdiff.data.arrays import from_array, scale_to_signed
 from memdiff.data.dataset import Dataset
 from memdiff.data.reading import natural_order, reading
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,10 +15,8 @@ from memdiff.data.arrays import Layout, arrange, as_labels, observed_encoding, s
 from memdiff.data.dataset import Dataset, Encoding
 from memdiff.sources import ArrayFile, Rows
 
-__all__ = ["STREAM_ABOVE", "StreamedDataset", "from_rows", "load_shards"]
+__all__ = ["StreamedDataset", "from_rows", "load_shards"]
 
-STREAM_ABOVE = 2**27
-"""Bytes in memory above which audits and the command line leave array files on disk."""
 
 _FLOAT32_INTEGERS = 2**24
 

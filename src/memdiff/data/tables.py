@@ -12,11 +12,11 @@ import numpy as np
 
 from memdiff.data.dataset import Dataset
 from memdiff.data.dates import DATE_FORMS, date_text
-from memdiff.data.files import replace_file
 from memdiff.data.frames import from_frame, import_pandas, is_number, to_frame
 from memdiff.data.missing import MissingRule
 from memdiff.data.reading import reading
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
+from memdiff.run.writing import replace_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def load_table(
     missing: MissingRule | None = None,
     like: Dataset | None = None,
 ) -> Dataset:
-    """Load a table, numeric and categorical columns mixed, one point a row.
+    """Load a table, numeric and categorical columns mixed, one point per row.
 
     A ``.csv`` is UTF-8, separated by commas, with one line of column names. Empty fields are
     missing; among numbers so are ``NA``, ``nan``, ``null``, ``?`` and the like (``GAPS``), which

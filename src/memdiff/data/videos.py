@@ -14,7 +14,7 @@ from memdiff.data.arrays import from_array
 from memdiff.data.dataset import Dataset
 from memdiff.data.images import Mode, Size, decode_image, labels_of_folders
 from memdiff.data.reading import reading
-from memdiff.memory import require_memory
+from memdiff.run.memory import require_memory
 
 __all__ = ["ANIMATION_SUFFIXES", "VIDEO_SUFFIXES", "is_animated", "load_videos"]
 

@@ -276,11 +276,11 @@ def convergence_rate(
 
 
 def _check_times(times: Tensor, record: Tensor) -> Tensor:
-    """The recorded times in float64, decreasing and one a row of the record."""
+    """The recorded times in float64, decreasing and one per row of the record."""
     times = torch.as_tensor(times, dtype=torch.float64)
     if times.ndim != 1 or record.ndim < 2 or len(times) != len(record):
         raise ValueError(
-            f"times must have shape (K + 1,) with one time a row of the record, got "
+            f"times must have shape (K + 1,) with one time per row of the record, got "
             f"{tuple(times.shape)} for a record with shape {tuple(record.shape)}."
         )
     if not bool((times[1:] < times[:-1]).all()):

@@ -1,4 +1,4 @@
-r"""Conditional models memorise pairs, and what a kernel in the condition does ([B25]).
+r"""Conditional models: memorised pairs, and the effect of a kernel in the condition ([B25]).
 
 The minimiser of conditional score matching on pairs :math:`(x_n, y_n)` uses, at a training
 condition, only the points that share it. With distinct conditions that is one point, and a
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.objectives import LogUniformRatio, draw, explicit_score_matching
@@ -55,19 +56,19 @@ COPY = 1e-5
 
 
 def branches(y: Tensor) -> Tensor:
-    """The two means of ``x`` at conditions ``(B,)``, shape ``(B, 2)``."""
+    """Return the two means of ``x`` at conditions ``(B,)``, shape ``(B, 2)``."""
     half = (1.0 + y) / 2.0
     return torch.stack([torch.sin(math.pi * y) - half, torch.sin(math.pi * y) + half], 1)
 
 
 def conditional_law(y: float) -> GaussianMixtureScore:
-    """The exact conditional law of ``x`` with shape ``(1,)`` at a condition."""
+    """Return the exact conditional law of ``x`` with shape ``(1,)`` at a condition."""
     means = branches(torch.tensor([y], dtype=torch.float64)).T
     return GaussianMixtureScore(torch.ones(2), means, SPREAD**2, PROCESS)
 
 
 def draw_pairs(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Training pairs: points ``(num, 1)`` and distinct conditions ``(num, 1)``, float64."""
+    """Draw training pairs: points ``(num, 1)`` and distinct conditions ``(num, 1)``, float64."""
     y = 2.0 * torch.rand(num, 1, generator=generator, dtype=torch.float64) - 1.0
     side = torch.randint(0, 2, (num, 1), generator=generator)
     noise = torch.randn(num, 1, generator=generator, dtype=torch.float64)
@@ -75,7 +76,7 @@ def draw_pairs(num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def kernel_score(x: Tensor, y: Tensor, width: float) -> EmpiricalScore:
-    """The conditional minimiser, extended by a kernel; width 0 for the minimiser itself."""
+    """Return the conditional minimiser, extended by a kernel; width 0 for the minimiser itself."""
     return EmpiricalScore(x, PROCESS, conditions=y, condition_bandwidth=width)
 
 
@@ -92,7 +93,8 @@ class AtCondition(Score):
         self.score = score
         self.y = y
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -103,13 +105,13 @@ class AtCondition(Score):
         condition = torch.full((len(x), 1), self.y, dtype=torch.float64)
         return self.score.residual(x, t, condition, exclude=exclude)
 
+    @override
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
-        """The score at the condition, of the shape and dtype of ``x``."""
         return self.score_from_residual(x, t)
 
 
 def samples_at(score: EmpiricalScore, y: Tensor, repeats: int, seed: int) -> Tensor:
-    """Samples with shape ``(len(y), repeats)`` at conditions ``(Q, 1)``."""
+    """Draw samples with shape ``(len(y), repeats)`` at conditions ``(Q, 1)``."""
     conditions = y.repeat_interleave(repeats, 0)
     t_end = float(PROCESS.time_at_ratio(RATIO_END))
     x = sample(score, num=len(conditions), y=conditions, sampler=LogTime(), t_end=t_end, seed=seed)
@@ -117,7 +119,7 @@ def samples_at(score: EmpiricalScore, y: Tensor, repeats: int, seed: int) -> Ten
 
 
 def limits(x: Tensor, y: Tensor, fresh: Tensor, repeats: int, seed: int) -> dict[str, float]:
-    """Shares of samples that do what theory says exactly: all three are 1.
+    """Return the shares of samples that obey three exact limits; theory says 1 for each.
 
     Args:
         x: Training points with shape ``(N, 1)``.

@@ -1,4 +1,4 @@
-r"""Conditional networks: what they return at training conditions, and between them.
+r"""Conditional networks: their samples at training conditions and between them.
 
 The exact minimiser of conditional score matching returns the paired point at each training
 condition and is not defined elsewhere (:mod:`memdiff.experiments.conditional`); a kernel of width
@@ -22,24 +22,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.experiments.conditional import branches, conditional_law, draw_pairs
+from memdiff.experiments.conditional import conditional_law, draw_pairs
+from memdiff.experiments.conditional_network_views import samples_plot, steps_plot
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
-from memdiff.experiments.network_stack import NetworkStack, StackSettings, snapshots
+from memdiff.experiments.network_training import train_and_look
 from memdiff.processes import EDM
 from memdiff.report.document import Table
-from memdiff.report.figures import BLACK, BLUE, GREEN, VERMILION, legend, new_panels
 from memdiff.samplers import Heun, LogTime, sample
 from memdiff.scores import EmpiricalScore, Score
+from memdiff.training.averages import LinearWarmup
+from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.networks import MLP
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Plot
+from memdiff.training.quadratic_losses import EDMBatches
 
 __all__ = ["EXPERIMENTS", "ConditionalStudy", "run_study", "transport"]
 
@@ -72,7 +72,7 @@ class ConditionalStudy:
 
 
 def transport(a: Tensor, b: Tensor) -> float:
-    """Mean Wasserstein-1 distance of the rows of two tensors ``(Q, n)``.
+    """Return the mean Wasserstein-1 distance of the rows of two tensors ``(Q, n)``.
 
     >>> transport(torch.tensor([[0.0, 1.0]]), torch.tensor([[3.0, 0.0]]))
     1.0
@@ -81,7 +81,7 @@ def transport(a: Tensor, b: Tensor) -> float:
 
 
 def samples_at(score: Score, y: Tensor, repeats: int, seed: int) -> Tensor:
-    """Samples ``(len(y), repeats)`` of a network or an exact score at conditions ``(Q, 1)``."""
+    """Draw samples ``(len(y), repeats)`` of a network or exact score at conditions ``(Q, 1)``."""
     conditions = y.repeat_interleave(repeats, 0)
     if isinstance(score, EmpiricalScore):
         end = float(score.process.time_at_ratio(1e-6))
@@ -101,7 +101,7 @@ def samples_at(score: Score, y: Tensor, repeats: int, seed: int) -> Tensor:
 
 
 def run(context: Context) -> Outcome:
-    """The study at the size of the preset."""
+    """Run the study at the size of the preset."""
     return run_study(
         context,
         context.pick(
@@ -122,19 +122,18 @@ def run_study(context: Context, study: ConditionalStudy) -> Outcome:
     exact = _law(middle, study.repeats, context.generator(5))
     kernels = _kernels(context, study, x, y, middle)
     seeds = [context.seed + number for number in range(study.seeds)]
-    stack = NetworkStack(
-        [MLP((1,), width=study.width, depth=2, condition_features=1, seed=seed) for seed in seeds],
-        [x.float()] * study.seeds,
-        seeds,
-        StackSettings(batch_size=64, sigma_data=SIGMA_DATA),
-        [y.float()] * study.seeds,
+    loss, columns = EDMBatches(64, SIGMA_DATA), {"depth": 2, "condition_features": 1}
+    nets = [MLP((1,), width=study.width, seed=seed, **columns) for seed in seeds]
+    ensemble = Ensemble(
+        [Member(net, x, loss, seed, y) for net, seed in zip(nets, seeds, strict=True)],
+        average=LinearWarmup(),
     )
 
     def measure(step: int) -> dict[str, Any]:
-        stack.check_step(step)
+        ensemble.require_step(step)
         rows = []
         for index, seed in enumerate(seeds):
-            score = stack.score(index)
+            score = ensemble.score(index)
             paired = samples_at(score, y, study.repeats, seed)
             between = samples_at(score, middle, study.repeats, seed)
             rows.append(compare(x, paired, between, exact, kernels))
@@ -146,19 +145,18 @@ def run_study(context: Context, study: ConditionalStudy) -> Outcome:
 
     looks: dict[int, dict[str, Any]] = {}
 
-    def look(step: int, _: NetworkStack) -> bool:
+    def look(step: int) -> None:
         context.progress(f"step {step}", step / study.steps[-1])
         looks[step] = context.cached(f"look-{step}", lambda: measure(step))
-        return False
 
-    snapshots(stack, study.steps, context.directory / "stack.safetensors", look)
+    train_and_look(ensemble, study.steps, context.directory / "ensemble.safetensors", look)
     return _outcome(context, study, (x, y, middle), exact, kernels, looks)
 
 
 def compare(
     x: Tensor, paired: Tensor, between: Tensor, exact: Tensor, kernels: Sequence[Tensor]
 ) -> dict[str, float]:
-    """What is measured of one network.
+    """Return the measurements of one network.
 
     Args:
         x: Training points ``(N, 1)``, in the order of their conditions.
@@ -238,6 +236,14 @@ def _outcome(
         f"samples lie {last['interpolation']:.2f} from the mean of the two neighbouring points "
         f"and {last['neighbour']:.2f} from the nearer of them."
     )
+    early = study.steps[len(study.steps) // 3]
+    shown = [
+        *(
+            (f"network, {k} steps", torch.tensor(looks[k]["samples"]))
+            for k in (early, study.steps[-1])
+        ),
+        *((f"exact score, h = {WIDTHS[i]:.2g}", kernels[i]) for i in (0, best)),
+    ]
     return Outcome(
         measured={
             "pairs": study.pairs,
@@ -264,7 +270,7 @@ def _outcome(
         figures=(
             Figure(
                 "steps",
-                _steps_plot(study, mean, deviation, errors[best], null),
+                steps_plot(study.steps, study.seeds, mean, deviation, errors[best], null),
                 "Left: share of samples at training conditions within 0.1 of the paired point. "
                 "Right: distance between samples at mid-points and the exact conditional law, for "
                 "the network, for the exact kernel score at its best width, and for samples of "
@@ -274,7 +280,7 @@ def _outcome(
             ),
             Figure(
                 "samples",
-                _samples_plot(points, kernels[0], kernels[best], looks, study, best),
+                samples_plot(points, shown),
                 "Samples between training conditions: of one network early and at the end, and "
                 "of the exact score with a narrow and with the best kernel.",
                 "Four panels of samples against the condition, with the two branches of the law.",
@@ -296,7 +302,7 @@ def _outcome(
                     for i, step in enumerate(study.steps)
                 ],
                 note=f"Mean ± standard deviation over {study.seeds} training seeds; "
-                f"{study.repeats} samples a condition. All but the share are measured at "
+                f"{study.repeats} samples per condition. All but the share are measured at "
                 "mid-points of neighbouring conditions, in units of x; spread: standard "
                 "deviation of the samples at a condition.",
                 stacked=True,
@@ -315,74 +321,6 @@ def _crowded_text(by_pair: Tensor, crowded: Tensor) -> str:
         f"is {by_pair[crowded].mean():.2f} (last seed), at the others "
         f"{by_pair[~crowded].mean():.2f}."
     )
-
-
-def _steps_plot(
-    study: ConditionalStudy,
-    mean: dict[str, np.ndarray],
-    deviation: dict[str, np.ndarray],
-    best: float,
-    null: float,
-) -> Plot:
-    figure, panels = new_panels(1, 2, height=3.2)
-    left, right = panels[0]
-    for axes, name, color in ((left, "paired", BLUE), (right, "law", VERMILION)):
-        axes.errorbar(
-            study.steps,
-            mean[name],
-            yerr=deviation[name],
-            color=color,
-            marker="o",
-            markersize=4.5,
-            capsize=2,
-            label=f"network, {study.seeds} seeds",
-        )
-        axes.set(xscale="log", xlabel="training steps")
-    left.axhline(1.0, color=BLACK, linestyle="--", linewidth=1.1, label="exact minimiser")
-    left.set(ylabel="share of samples at the paired point", ylim=(-0.03, 1.06))
-    right.axhline(best, color=GREEN, linestyle="-.", linewidth=1.3, label="best kernel score")
-    right.axhline(null, color=BLACK, linestyle=":", linewidth=1.3, label="exact law")
-    right.set(ylabel="Wasserstein-1 distance to the law", ylim=(0, None))
-    legend(left)
-    legend(right)
-    return figure
-
-
-def _samples_plot(
-    points: tuple[Tensor, Tensor, Tensor],
-    narrow: Tensor,
-    best_samples: Tensor,
-    looks: dict[int, dict[str, Any]],
-    study: ConditionalStudy,
-    best: int,
-) -> Plot:
-    x, y, middle = points
-    early = study.steps[len(study.steps) // 3]
-    shown = [
-        (f"network, {early} steps", torch.tensor(looks[early]["samples"])),
-        (f"network, {study.steps[-1]} steps", torch.tensor(looks[study.steps[-1]]["samples"])),
-        (f"exact score, h = {WIDTHS[0]:.2g}", narrow),
-        (f"exact score, h = {WIDTHS[best]:.2g}", best_samples),
-    ]
-    figure, panels = new_panels(2, 2, height=5.6, sharex=True, sharey=True)
-    line = torch.linspace(-1.0, 1.0, 100)
-    for axes, (title, samples) in zip(panels.flat, shown, strict=True):
-        for column, side in enumerate(branches(line).T):
-            axes.plot(line, side, color=BLACK, linewidth=1.0,
-                      label="" if column else "branches of the law")  # fmt: skip
-        axes.plot(middle.expand_as(samples).flatten(), samples.flatten(), "o", color=VERMILION,
-                  markersize=3, markerfacecolor="none", markeredgewidth=0.6,
-                  label="samples between conditions")  # fmt: skip
-        axes.plot(y, x, "D", color=BLUE, markersize=4.5, label="training pairs")
-        axes.set_title(title, fontsize=10)
-        axes.set(ylim=(-2.5, 2.5), xticks=(-1.0, -0.5, 0.0, 0.5, 1.0))
-    for axes in panels[1]:
-        axes.set_xlabel("condition $y$")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("$x$")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
-    return figure
 
 
 EXPERIMENTS = (

@@ -1,4 +1,4 @@
-r"""How fast closed-form estimates of the score converge as the training set grows ([W24], [B25]).
+r"""Convergence rates of closed-form score estimates in the training-set size ([W24], [B25]).
 
 The data law :math:`p` is a known Gaussian mixture in dimension :math:`d`. From :math:`N` points
 its score :math:`\nabla \log p` is estimated by the score of their kernel density
@@ -93,7 +93,7 @@ class Rate:
 
 
 def theoretical_rate(name: str, dimension: int) -> float | None:
-    """The exponent of N that theory gives for an error of :func:`errors`, or None."""
+    """Return the exponent of N that theory gives for an error of :func:`errors`, or None."""
     if name == "empirical_bayes":
         return -2.0 / (dimension + 4.0)
     if name == "oracle":
@@ -102,7 +102,7 @@ def theoretical_rate(name: str, dimension: int) -> float | None:
 
 
 def data_law(dimension: int) -> GaussianMixtureScore:
-    """The known law: two overlapping Gaussians of different weight and width, float64."""
+    """Return the known law: two overlapping Gaussians of different weight and width, float64."""
     means = torch.tensor([[-1.0, -0.5], [1.0, 0.5]], dtype=torch.float64)[:, :dimension]
     widths = torch.tensor([0.8, 0.6], dtype=torch.float64)
     return GaussianMixtureScore(torch.tensor([0.4, 0.6]), means, widths**2, PROCESS)
@@ -111,7 +111,7 @@ def data_law(dimension: int) -> GaussianMixtureScore:
 def errors(
     law: GaussianMixtureScore, num: int, num_test: int, generator: torch.Generator
 ) -> dict[str, float]:
-    """Errors of all estimates from one training set of ``num`` points, at ``num_test`` others.
+    """Return errors of all estimates from one training set of ``num`` points.
 
     Args:
         law: The known law.
@@ -156,7 +156,7 @@ def fitted_rate(sizes: Sequence[int], values: np.ndarray) -> Rate:
 
 
 def sampler_p_value(num: int, num_samples: int, generator: torch.Generator) -> float:
-    """P-value that samples of the flow stopped at ``h_N`` are from the kernel density.
+    """Return the p-value that samples of the flow stopped at ``h_N`` are from the kernel density.
 
     The smaller of one Kolmogorov-Smirnov test a coordinate, times their number (Bonferroni).
     """

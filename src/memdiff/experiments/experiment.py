@@ -1,4 +1,4 @@
-"""The contract of an experiment: what it is asked with and what it hands back.
+"""Contract of an experiment: its context and its outcome.
 
 An experiment is a question with a published or theoretical answer. A module of this package holds
 one or a few of them and exports them as ``EXPERIMENTS``:
@@ -28,6 +28,12 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 import numpy as np
 import torch
 
+from memdiff.experiments.partial import (
+    read_arrays,
+    read_partial,
+    write_arrays,
+    write_partial,
+)
 from memdiff.report.document import Figure, Table
 
 __all__ = ["Context", "Experiment", "Figure", "Outcome", "Preset", "Table", "jsonable"]
@@ -88,7 +94,7 @@ def jsonable(value: object, where: str = "value") -> Json:
 
 @dataclass(frozen=True)
 class Context:
-    """What an experiment is run with.
+    """Preset, seed and folder that an experiment is run with.
 
     Attributes:
         preset: ``"quick"`` (all experiments in under three minutes on two cores) or ``"paper"``
@@ -105,11 +111,11 @@ class Context:
     report: Callable[[str, float | None], None] | None = None
 
     def pick(self, *, quick: Value, paper: Value) -> Value:
-        """The value for the preset at hand."""
+        """Return the value for the preset at hand."""
         return quick if self.preset == "quick" else paper
 
     def generator(self, offset: int = 0) -> torch.Generator:
-        """A CPU generator seeded with ``seed + offset``."""
+        """Return a CPU generator seeded with ``seed + offset``."""
         return torch.Generator().manual_seed(self.seed + offset)
 
     def progress(self, message: str, fraction: float | None = None) -> None:
@@ -123,7 +129,7 @@ class Context:
             self.report(message, fraction)
 
     def cached(self, name: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """A partial result that survives an interruption: read back, or computed and kept.
+        """Read a partial result back, or compute and keep it, so that it survives an interruption.
 
         Both ways give the same plain JSON types (see :func:`jsonable`).
 
@@ -134,8 +140,6 @@ class Context:
         Returns:
             The result of ``compute``.
         """
-        from memdiff.experiments.store import read_partial, write_partial
-
         path = self.directory / f"{name}.json"
         found = read_partial(path)
         if found is None:
@@ -146,9 +150,7 @@ class Context:
     def cached_arrays(
         self, name: str, compute: Callable[[], Mapping[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """As :meth:`cached`, for named arrays, such as samples; kept as ``.npz``."""
-        from memdiff.experiments.store import read_arrays, write_arrays
-
+        """Do the same as :meth:`cached` for named arrays, such as samples; kept as ``.npz``."""
         path = self.directory / f"{name}.npz"
         found = read_arrays(path)
         if found is None:
@@ -159,7 +161,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found.
+    """Outcome of an experiment: values, figures, tables and a verdict.
 
     Attributes:
         measured: Measured values under stable names; tensors and arrays become lists.
@@ -251,5 +253,5 @@ def check_preset(preset: str) -> None:
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-r"""Copies among image samples: what is measured of them, and how it is shown.
+r"""Measurements of copies among image samples, and their pictures.
 
 Every measurement is taken of held-out images too: they are what a perfect model would draw.
 """
@@ -23,16 +23,8 @@ from memdiff.metrics import (
     share_test,
     tolerance_fraction,
 )
-from memdiff.report.figures import (
-    BLACK,
-    GREY,
-    PALETTE,
-    Curve,
-    ImageRow,
-    curve_plot,
-    image_grid,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, GREY, PALETTE, Curve, curve_plot, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 
 __all__ = [
     "ABSOLUTE",
@@ -54,7 +46,7 @@ SHOWN = 10
 
 
 def digit_images() -> Dataset:
-    """MNIST, or the smaller digits of scikit-learn where the package that has it is missing."""
+    """Load MNIST, or the digits of scikit-learn where the package that has it is missing."""
     try:
         return load("mnist5k")
     except ImportError:
@@ -63,7 +55,7 @@ def digit_images() -> Dataset:
 
 @dataclass(frozen=True)
 class Copies:
-    r"""What is measured of samples, with the same of held-out images as nulls.
+    r"""Measurements of samples, and of held-out images as their nulls.
 
     Attributes:
         x: The samples with shape ``(M, C, H, W)``.
@@ -124,7 +116,7 @@ def measure(x: Tensor, train: Dataset, heldout: Dataset, seed: int = 0) -> Copie
 
 
 def fraction_figure(found: Mapping[str, Copies]) -> Figure:
-    """Memorised fraction against the tolerance and against the threshold of the ratio.
+    """Draw the memorised fraction against the tolerance and against the threshold of the ratio.
 
     Args:
         found: Measurements by the label of the method, against the same images.
@@ -183,7 +175,7 @@ def fraction_figure(found: Mapping[str, Copies]) -> Figure:
 
 
 def images_figure(found: Mapping[str, Copies], train: Dataset, heldout: Dataset) -> Figure:
-    """The first samples of every method, and held-out images, above their nearest training images.
+    """Draw samples of every method, and held-out images, above their nearest training images.
 
     Args:
         found: Measurements by the label of the method.

@@ -1,4 +1,4 @@
-r"""The onset of memorisation against the number of training points: :math:`\tau_{mem} \sim N`.
+r"""Onset of memorisation against the number of training points: :math:`\tau_{mem} \sim N`.
 
 Bonnaire et al. find two times in the training of diffusion models at a fixed batch size and
 learning rate: samples become good at :math:`\tau_{gen}`, which does not depend on the number
@@ -45,23 +45,26 @@ from torch import Tensor
 
 from memdiff.data import load
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
-from memdiff.experiments.network_stack import NetworkStack, StackSettings, snapshots
+from memdiff.experiments.network_training import train_and_look
 from memdiff.experiments.onset_views import curves_plot, law_plot, onset_table
 from memdiff.experiments.power_law import PowerLaw, crossing, fit_power_law
 from memdiff.metrics import ratio
 from memdiff.objectives import draw
 from memdiff.samplers import Heun, sample
 from memdiff.scores import Score
+from memdiff.training.averages import LinearWarmup
+from memdiff.training.ensemble import Ensemble, Member
 from memdiff.training.networks import MLP
 from memdiff.training.objective import Objective, edm_objective
+from memdiff.training.quadratic_losses import EDMBatches
 
 __all__ = ["EXPERIMENTS", "OnsetStudy", "digits", "judge", "run_study"]
 
 SIGMA_DATA = 0.75
 """Standard deviation of the pixels, values in [-1, 1]; one number for every size."""
 
-BATCH = 32
-"""Images a step, at every size."""
+BATCH, LEARNING_RATE = 32, 1e-3
+"""Images in each step and step size of Adam, at every size."""
 
 HELDOUT = 512
 LEVEL, OTHER_LEVELS = 0.5, (0.1, 0.25)
@@ -94,7 +97,7 @@ class OnsetStudy:
     first: int = 32
 
     def steps(self) -> list[int]:
-        """Steps of the looks, a factor of the square root of 2 apart."""
+        """Return the steps of the looks, a factor of the square root of 2 apart."""
         steps, power = [], 0
         while (step := round(self.first * 2.0 ** (power / 2.0))) <= self.last:
             steps.append(step)
@@ -103,7 +106,7 @@ class OnsetStudy:
 
 
 def digits(seed: int) -> tuple[Tensor, Tensor]:
-    """Training images ``(1285, 1, 8, 8)`` in an order of the seed, and held-out ``(512, ...)``.
+    """Return training images ``(1285, 1, 8, 8)`` in an order of the seed, and 512 held-out ones.
 
     The mean image of the training pool is subtracted; held-out images are the same for all seeds.
     """
@@ -116,7 +119,7 @@ def digits(seed: int) -> tuple[Tensor, Tensor]:
 
 
 def heldout_loss(score: Score, heldout: Tensor, objective: Objective) -> float:
-    """Denoising loss a pixel, with the same noise at every call."""
+    """Return the denoising loss per pixel, with the same noise at every call."""
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(len(heldout))
     draws = draw(
@@ -138,17 +141,18 @@ def measure(
     seeds = [context.seed + number for number in range(study.seeds)]
     split = [digits(seed) for seed in seeds]
     train = [pool[:size] for pool, _ in split]
-    settings = StackSettings(batch_size=batch_size, sigma_data=SIGMA_DATA)
+    loss = EDMBatches(batch_size, SIGMA_DATA)
     name = f"{size}" if batch_size == BATCH else f"{size}-batch-{batch_size}"
     objective = edm_objective(SIGMA_DATA)
     nets = [MLP((1, 8, 8), width=study.width, depth=2, seed=seed) for seed in seeds]
-    stack = NetworkStack(nets, train, seeds, settings)
+    members = [Member(net, x, loss, s) for net, x, s in zip(nets, train, seeds, strict=True)]
+    ensemble = Ensemble(members, learning_rate=LEARNING_RATE, average=LinearWarmup())
 
     def compute(step: int) -> dict[str, list[float]]:
-        stack.check_step(step)
+        ensemble.require_step(step)
         found: dict[str, list[float]] = {"fraction": [], "heldout": []}
         for index, seed in enumerate(seeds):
-            score = stack.score(index)
+            score = ensemble.score(index)
             found["heldout"].append(heldout_loss(score, split[index][1], objective))
             if step:
                 x = sample(score, num=study.samples, sampler=Heun(steps=18), seed=seed).x
@@ -158,13 +162,14 @@ def measure(
 
     steps, looks = [0], [context.cached(f"look-{name}-0", lambda: compute(0))]
 
-    def look(step: int, _: NetworkStack) -> bool:
+    def look(step: int) -> bool:
         context.progress(f"N = {size}, step {step}")
         looks.append(context.cached(f"look-{name}-{step}", lambda: compute(step)))
         steps.append(step)
         return min(looks[-1]["fraction"]) >= LEVEL + 0.1
 
-    snapshots(stack, study.steps(), context.directory / f"stack-{name}.safetensors", look)
+    state = context.directory / f"ensemble-{name}.safetensors"
+    train_and_look(ensemble, study.steps(), state, look)
     return {
         "steps": steps,
         "fraction": [[one["fraction"][i] for one in looks[1:]] for i in range(study.seeds)],
@@ -173,7 +178,7 @@ def measure(
 
 
 def tau_gen(steps: Sequence[int], losses: Sequence[float]) -> float | None:
-    """Step at which a held-out loss has made 95 % of the way from its first value to its least.
+    """Return the step at which a held-out loss has made 95 % of its way down.
 
     Args:
         steps: Steps, the first of them 0.
@@ -192,7 +197,7 @@ def tau_gen(steps: Sequence[int], losses: Sequence[float]) -> float | None:
 def local_exponents(
     sizes: Sequence[int], run_sizes: Sequence[int], times: Sequence[float | None]
 ) -> list[float | None]:
-    """Exponents from one size to the next, of geometric means; None beside a censored run."""
+    """Return exponents between successive sizes, of geometric means; None at a censored run."""
     means: list[float | None] = []
     for size in sizes:
         own = [time for s, time in zip(run_sizes, times, strict=True) if s == size]
@@ -205,7 +210,7 @@ def local_exponents(
 
 
 def judge(mem: PowerLaw | None, gen: PowerLaw | None) -> bool:
-    """Whether both intervals come within ``MARGIN`` of the published exponents, 1 and 0."""
+    """Tell whether both intervals come within ``MARGIN`` of the published exponents, 1 and 0."""
     if mem is None or gen is None:
         return False
     return all(
@@ -215,7 +220,7 @@ def judge(mem: PowerLaw | None, gen: PowerLaw | None) -> bool:
 
 
 def run(context: Context) -> Outcome:
-    """The study at the size of the preset."""
+    """Run the study at the size of the preset."""
     return run_study(
         context,
         context.pick(
@@ -274,7 +279,7 @@ def run_study(context: Context, study: OnsetStudy) -> Outcome:
             "batch_size": BATCH,
             "large_batch_size": study.large_batch,
             "large_batch_tau_mem": large,
-            "learning_rate": StackSettings().learning_rate,
+            "learning_rate": LEARNING_RATE,
             "tau_mem": times,
             "tau_gen": generalised,
             "run_sizes": sizes,

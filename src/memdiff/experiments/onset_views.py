@@ -1,4 +1,4 @@
-"""The table and figures of the onset law."""
+"""Table and figures of the onset law."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def onset_table(
     generalised: Sequence[float | None],
     note: str,
 ) -> Table:
-    """Range of both times over the seeds, one row a size.
+    """Return the range of both times over the seeds, one row per size.
 
     Args:
         study_sizes: The sizes.
@@ -54,7 +54,7 @@ def onset_table(
 
 
 def curves_plot(study_sizes: Sequence[int], found: Sequence[dict[str, Any]], level: float) -> Plot:
-    """Memorised fraction against steps, and against steps over the size.
+    """Draw the memorised fraction against steps, and against steps over the size.
 
     Args:
         study_sizes: The sizes.
@@ -97,7 +97,7 @@ def law_plot(
     mem: PowerLaw | None,
     gen: PowerLaw | None,
 ) -> Plot:
-    """Both times against the size, with their laws.
+    """Draw both times against the size, with their laws.
 
     Args:
         study_sizes: The sizes.

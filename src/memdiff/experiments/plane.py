@@ -1,4 +1,4 @@
-"""Drawings in the plane that several experiments share: points, Voronoi cells, paths, basins."""
+"""Drawings in the plane: training points, Voronoi cells, trajectories, basins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BASIN_COLORS = ("#A6CFE8", "#F6D58F", "#9ED9C3", "#EBB894", "#DDBBD0", "#F7F0A8"
 
 
 def frame(axes: Axes, xlim: tuple[float, float], ylim: tuple[float, float]) -> None:
-    """Limits, equal scales and the names of the coordinates."""
+    """Set limits, equal scales and the names of the coordinates."""
     axes.set(xlim=xlim, ylim=ylim, xlabel="$x_1$", ylabel="$x_2$")
     axes.set_aspect("equal")
 
@@ -37,13 +37,13 @@ def frame(axes: Axes, xlim: tuple[float, float], ylim: tuple[float, float]) -> N
 def draw_points(
     axes: Axes, points: Tensor, label: str = "training point", size: float = 5
 ) -> None:
-    """Training points with shape ``(N, 2)`` as black discs."""
+    """Draw training points with shape ``(N, 2)`` as black discs."""
     x, y = points.double().cpu().numpy().T
     axes.plot(x, y, "o", color=BLACK, markersize=size, label=label, zorder=5)
 
 
 def draw_numbers(axes: Axes, points: Tensor, numbers: Sequence[int]) -> None:
-    """Numbers of some of the points, each on the side away from the point nearest to it."""
+    """Number some of the points, each on the side away from the point nearest to it."""
     places = points.double().cpu().numpy()
     for number in numbers:
         away = places[number] - places
@@ -64,7 +64,7 @@ def draw_numbers(axes: Axes, points: Tensor, numbers: Sequence[int]) -> None:
 
 
 def draw_ends(axes: Axes, ends: Tensor, label: str = "end") -> None:
-    """Ends of trajectories with shape ``(B, 2)`` as rings, which leave what is under them seen."""
+    """Draw ends of trajectories with shape ``(B, 2)`` as rings, so that points show through."""
     x, y = ends.double().cpu().numpy().T
     axes.plot(
         x,
@@ -88,7 +88,7 @@ def draw_paths(
     width: float = 0.9,
     alpha: float = 0.75,
 ) -> None:
-    """Trajectories with shape ``(K + 1, B, 2)`` as lines, their starts as small open squares.
+    """Draw trajectories with shape ``(K + 1, B, 2)`` as lines, their starts as small open squares.
 
     Args:
         axes: Axes.
@@ -115,7 +115,7 @@ def draw_paths(
 
 
 def draw_voronoi(axes: Axes, points: Tensor, label: str = "Voronoi boundary") -> None:
-    """Boundaries between the Voronoi cells of at least two points with shape ``(N, 2)``."""
+    """Draw boundaries between the Voronoi cells of at least two points with shape ``(N, 2)``."""
     from matplotlib.collections import LineCollection
     from scipy.spatial import Voronoi
 
@@ -137,7 +137,7 @@ def draw_voronoi(axes: Axes, points: Tensor, label: str = "Voronoi boundary") ->
 
 
 def draw_basins(axes: Axes, basins: BasinMap) -> None:
-    """A map of basins; neighbours differ in colour, starts that reach no point are black."""
+    """Draw a map of basins; neighbours differ in colour, starts that reach no point are black."""
     from matplotlib.colors import ListedColormap
 
     index = basins.index.cpu().numpy()

@@ -1,4 +1,4 @@
-r"""When a curve crosses a level, and how the time of crossing grows: the fits of the onset law.
+r"""Fits of the onset law: when a curve crosses a level, and how that time grows with the size.
 
 For times :math:`\tau_i` at sizes :math:`N_i` the model is
 :math:`\ln \tau_i = a + b \ln N_i + s \epsilon_i` with normal :math:`\epsilon_i`. A run that ended
@@ -51,12 +51,12 @@ class PowerLaw:
     censored: int
 
     def at(self, size: float) -> float:
-        """The fitted time at a size."""
+        """Return the fitted time at a size."""
         return math.exp(self.log_factor) * size**self.exponent
 
 
 def crossing(steps: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """First step at which the best rising fit of a noisy curve reaches a level.
+    """Return the first step at which the best rising fit of a noisy curve reaches a level.
 
     The fit is isotonic least squares, linear in between in the logarithm of the step.
 
@@ -117,7 +117,7 @@ def fit_power_law(
     count = len(x)
 
     def profile(slope: float) -> tuple[float, float, float]:
-        """Largest log likelihood at a slope, and the level and scatter where it is reached."""
+        """Return the largest log likelihood at a slope, with its level and scatter."""
         return _best_level(y - slope * (x - center), crossed)
 
     start = float(np.polyfit(x[crossed], y[crossed], 1)[0])

@@ -1,4 +1,4 @@
-"""The published values, typed, and what it takes to agree with them.
+"""Published values of the paper, and tolerances of agreement with them.
 
 Source: arXiv:2501.15785 [B25] and the authors' public repository; see
 ``published.json`` beside this file. Values of a table are printed there; values of a figure were
@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 __all__ = [
+    "LATENTS",
     "READING_ERROR",
     "NetworkValues",
     "Published",
@@ -28,6 +29,9 @@ __all__ = [
 
 READING_ERROR = 0.015
 """Error of a fraction that was read off a published plot."""
+
+LATENTS = 1000
+"""Samples behind a published fraction."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,6 @@ class NetworkValues:
     """Published values for trained networks.
 
     Attributes:
-        setting: Process, network and sampler.
         tolerances: Tolerances of the memorised fraction.
         steps: Training steps of the singularity table.
         without_singularity: Fractions ``[tolerance][step]``, score predicted as is.
@@ -64,7 +67,6 @@ class NetworkValues:
         tikhonov_fraction: Fractions ``[tolerance][strength]``, read off the figure.
     """
 
-    setting: str
     tolerances: tuple[float, ...]
     steps: tuple[int, ...]
     without_singularity: tuple[tuple[float, ...], ...]
@@ -79,18 +81,12 @@ class Published:
     """All published values.
 
     Attributes:
-        source: Where they come from and how they were read.
-        training_points: How the 20 training points in the plane are made.
-        closed_form_setting: Process, sampler, sample size and tolerance of the closed-form sweeps.
         tikhonov: Tikhonov sweep.
         empirical_bayes: Empirical-Bayes sweep.
         unregularised: Memorised fraction of the exact score, by process name.
         network: Values for trained networks.
     """
 
-    source: str
-    training_points: str
-    closed_form_setting: str
     tikhonov: Sweep
     empirical_bayes: Sweep
     unregularised: dict[str, float]
@@ -118,9 +114,6 @@ def published() -> Published:
     tikhonov, bayes = closed["tikhonov_figure"], closed["empirical_bayes_figure"]
     table, figure = network["singularity_table"], network["tikhonov_figure"]
     return Published(
-        source=raw["source"],
-        training_points=raw["training_points_20x2"],
-        closed_form_setting=closed["setting"],
         tikhonov=Sweep(
             "c", _floats(tikhonov["c"]), _floats(tikhonov["fraction"]), tikhonov["t_end"]
         ),
@@ -133,7 +126,6 @@ def published() -> Published:
         ),
         unregularised={name: float(value) for name, value in closed["unregularised"].items()},
         network=NetworkValues(
-            setting=network["setting"],
             tolerances=_floats(network["tolerances"]),
             steps=tuple(int(step) for step in table["steps"]),
             without_singularity=_rows(table["without"]),
@@ -146,9 +138,9 @@ def published() -> Published:
 
 
 def allowed_difference(
-    fraction: float, num: int, *, published_num: int = 1000, deviations: float = 3.0
+    fraction: float, num: int, *, published_num: int = LATENTS, deviations: float = 3.0
 ) -> float:
-    r"""Largest difference between a measured and a published fraction that chance explains.
+    r"""Return the largest difference to a published fraction that chance explains.
 
     .. math::
         e + z \sqrt{p (1 - p) (1/n + 1/n')}, \qquad p = (n' q + z^2/2)/(n' + z^2),

@@ -1,9 +1,9 @@
-r"""Closed-form scores of images: which tests for copies their samples pass, and which not.
+r"""Closed-form scores of real images, and the tests for copies that their samples pass.
 
 Half of the images are the training set of an empirical score, the other half are held out. The
 score is sampled as it is, and regularised with the strength that leave-one-out selection chooses
-(:mod:`memdiff.selection`), by Heun's method with 40 steps. Measured of the samples, and of the
-held-out images as the null:
+(:mod:`memdiff.generate.selection`), by Heun's method with 40 steps. Measured of the samples,
+and of the held-out images as the null:
 
 * *copies*: the share of samples nearer to a training image than a tolerance, and that with
   :math:`d_1/d_2 < 1/3`;
@@ -45,7 +45,7 @@ from memdiff.experiments.image_copies import (
     images_figure,
     measure,
 )
-from memdiff.generation import GenerationSettings, generate
+from memdiff.generate import GenerationSettings, generate
 from memdiff.metrics import Interval, Null
 from memdiff.report.document import Cell, CellValue
 
@@ -64,7 +64,7 @@ class Method:
     Attributes:
         key: Name in ``results.json``.
         label: Name in figures and tables.
-        regularizer: Name of the regulariser (see :mod:`memdiff.generation`).
+        regularizer: Name of the regulariser (see :mod:`memdiff.generate.generation`).
         strength: Its strength, or ``"auto"``, or a stopping rule.
         symbol: How the strength is written, with ``{}`` for the number.
     """
@@ -78,7 +78,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What theory says of a method, with its strength given; None where it says nothing.
+    """Prediction for a method at a given strength, each value None where there is none.
 
     Attributes:
         ratio: Share of copies.
@@ -90,7 +90,7 @@ class Prediction:
 
 
 def methods(dimension: int, *, full: bool) -> list[Method]:
-    """The methods compared, for images of so many pixels; the last two in the full list only."""
+    """Return the methods for images of so many pixels; the last two in the full list only."""
     chosen = [
         Method("none", "No regulariser", "none"),
         Method("tikhonov", "Tikhonov", "tikhonov", symbol="c = {:.3g}"),
@@ -110,7 +110,7 @@ def methods(dimension: int, *, full: bool) -> list[Method]:
 
 
 def split_images(data: Dataset, num: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Disjoint training and held-out images, ``num`` each (at most half of the data)."""
+    """Return disjoint training and held-out images, ``num`` each (at most half of the data)."""
     num = min(num, len(data) // 2)
     train, rest = data.split(num, seed=seed)
     return train, rest if len(rest) == num else rest.split(num, seed=seed)[0]
@@ -136,7 +136,7 @@ def draw(method: Method, train: Dataset, num: int, seed: int) -> dict[str, np.nd
 
 
 def predict(regularizer: str, strength: float, dimension: int) -> Prediction:
-    """What theory says of samples in so many dimensions."""
+    """Return the prediction for a regulariser and strength in so many dimensions."""
     from scipy.stats import chi2
 
     if regularizer == "tikhonov":
@@ -149,7 +149,7 @@ def predict(regularizer: str, strength: float, dimension: int) -> Prediction:
 
 
 def agrees(found: Copies, prediction: Prediction) -> bool:
-    """Whether measurements are within the tolerances of a prediction."""
+    """Tell whether measurements are within the tolerances of a prediction."""
     share = (
         prediction.ratio is None or abs(found.ratio.value - prediction.ratio) <= SHARE_TOLERANCE
     )

@@ -1,4 +1,4 @@
-r"""Two images, the exact score, and Tikhonov regularisation in closed form.
+r"""Exact score of two images, as it is and under Tikhonov regularisation.
 
 The paper's images of a small and a large square are sampled with the process and the sampler of
 EDM. The exact score returns them to the last digit. With Tikhonov regularisation of strength
@@ -30,7 +30,8 @@ from memdiff.data.builtin import rectangles
 from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome, Table
 from memdiff.neighbors import nearest
 from memdiff.processes import EDM
-from memdiff.report.figures import BLACK, BLUE, VERMILION, ImageRow, image_grid, legend, new_figure
+from memdiff.report.figures import BLACK, BLUE, VERMILION, legend, new_figure
+from memdiff.report.pictures import ImageRow, image_grid
 from memdiff.samplers import RK45, Heun, Sampler, draw_latents, sample
 from memdiff.scores import EmpiricalScore, Tikhonov
 
@@ -63,7 +64,7 @@ class Decay:
 
     @property
     def per_pixel(self) -> Tensor:
-        """Root mean square difference a pixel with shape ``(B,)``."""
+        """Root mean square difference per pixel with shape ``(B,)``."""
         return self.distance / math.sqrt(self.x[0].numel())
 
     @property
@@ -200,7 +201,7 @@ def _image_figure(score: EmpiricalScore, plain: Decay, ours: Decay) -> Figure:
         image_grid(rows, value_range=(-0.5, 1.5)),
         f"Samples without regularisation and with c = {STRENGTH:g}, from the same latents, each "
         "above its nearest training image; values from −0.5 (black) to 1.5 (white). Under a "
-        "sample: root mean square difference a pixel. Framed: copies.",
+        "sample: root mean square difference per pixel. Framed: copies.",
         "Rows of images: unregularised samples equal the small or the large square; regularised "
         "ones show the same squares under noise.",
     )
@@ -231,7 +232,7 @@ def _distance_figure(score: EmpiricalScore, decays: Sequence[Decay]) -> Figure:
         yscale="log",
         ylim=(0.01, 2.0),
         xlabel="Tikhonov strength c",
-        ylabel="distance a pixel (r.m.s.)",
+        ylabel="distance per pixel (r.m.s.)",
     )
     legend(axes)
     return Figure(

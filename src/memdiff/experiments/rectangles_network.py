@@ -1,4 +1,4 @@
-r"""Two images and a U-Net: samples approach the training images as training goes on ([B25]).
+r"""U-Net trained on two images: distance of its samples to them along the training ([B25]).
 
 The paper's images of a small and a large square, EDM preconditioning and loss
 (:math:`P_{mean} = -1.2`, :math:`P_{std} = 1.2`, :math:`\sigma_d = 0.5`), averaged weights, 40
@@ -9,7 +9,7 @@ The authors' repository trains for 50,000 epochs, in steps of one image, a DDPM+
 128 (about fifty million weights), Adam with a learning rate that rises in proportion to the images
 seen to 1e-5 at the end, on a GPU. A step of it takes seconds on a processor core, 100,000 of them
 several days. The ``paper`` preset keeps the images, the loss and the sampler and reduces the
-network (width 8, one block a level, some 113,000 weights), the epochs (10,000, at a constant
+network (width 8, one block per level, some 113,000 weights), the epochs (10,000, at a constant
 learning rate of 2e-3) and the samples at a look (8 of 16). It has a fourth level, 8 x 8 pixels,
 where the authors' has four to five blocks a level: without that level and without attention a
 network of this width draws squares, but not in the places of the two, for 2000 epochs at least.
@@ -36,7 +36,8 @@ from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
 from memdiff.neighbors import nearest
 from memdiff.processes import EDM
 from memdiff.report.document import Table
-from memdiff.report.figures import BLACK, BLUE, GREY, ImageRow, image_grid, legend, new_panels
+from memdiff.report.figures import BLACK, BLUE, GREY, legend, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 from memdiff.samplers import Heun, sample
 from memdiff.scores import NetworkScore, Score
 from memdiff.training import (
@@ -57,7 +58,7 @@ __all__ = ["EXPERIMENTS", "RectanglesStudy", "images", "run_study"]
 SHOWN = 8
 PAPER_EPOCHS = (10, 50, 200, 1000, 2000, 3000, 5000, 10_000)
 COPY = 0.1
-"""A sample is called a copy where its root mean square difference a pixel is below this; the
+"""A sample is called a copy where its root mean square difference per pixel is below this; the
 images have values 0 and 1."""
 
 
@@ -86,19 +87,19 @@ class RectanglesStudy:
     learning_rate: float = 2e-3
 
     def network(self, seed: int) -> UNet:
-        """The untrained network."""
+        """Return the untrained network."""
         shape = (1, self.side, self.side)
         return UNet(shape, width=self.width, multipliers=self.multipliers, blocks=1, seed=seed)
 
 
 def images(side: int) -> Tensor:
-    """The two images ``(2, 1, side, side)``, averaged over blocks where ``side`` is below 64."""
+    """Return the two images ``(2, 1, side, side)``, averaged over blocks below 64 pixels."""
     x = rectangles().x
     return x if side == x.shape[-1] else nn.functional.avg_pool2d(x, x.shape[-1] // side)
 
 
 def train_seed(context: Context, study: RectanglesStudy, seed: int) -> list[dict[str, np.ndarray]]:
-    """Train one network; samples at each of ``epochs``, kept on disk."""
+    """Train one network and sample at each of ``epochs``; samples are kept on disk."""
     data = images(study.side)
     names = {epoch: f"seed-{seed}-{epoch}" for epoch in study.epochs}
     score = NetworkScore(study.network(seed), EDM(), "edm", sigma_data=0.5)
@@ -107,6 +108,7 @@ def train_seed(context: Context, study: RectanglesStudy, seed: int) -> list[dict
         batch_size=None,
         learning_rate=study.learning_rate,
         clip=1.0,
+        ema=0.9999,
         seed=context.seed + seed,
     )
     state, file = TrainingState(score, settings), context.directory / f"seed-{seed}.safetensors"
@@ -125,18 +127,18 @@ def train_seed(context: Context, study: RectanglesStudy, seed: int) -> list[dict
 
 
 def samples(score: Score, study: RectanglesStudy, seed: int) -> Tensor:
-    """Samples ``(B, 1, side, side)``, from the same latents at every epoch."""
+    """Draw samples ``(B, 1, side, side)``, from the same latents at every epoch."""
     sampler = Heun(steps=study.sampler_steps)
     return sample(score, num=study.samples, sampler=sampler, seed=seed, batch_size=16).x
 
 
 def distances(x: Tensor, data: Tensor) -> Tensor:
-    """Root mean square difference a pixel to the nearest image, with shape ``(B,)``."""
+    """Return the root mean square difference per pixel to the nearest image, ``(B,)``."""
     return nearest(x, data).distances[:, 0].double() / math.sqrt(data[0].numel())
 
 
 def run(context: Context) -> Outcome:
-    """The study at the size of the preset."""
+    """Run the study at the size of the preset."""
     return run_study(
         context,
         context.pick(
@@ -196,7 +198,7 @@ def run_study(context: Context, study: RectanglesStudy) -> Outcome:
             Figure(
                 "distance",
                 _distance_plot(study, average, deviation, largest, apart),
-                "Distance of samples to the nearest training image, root mean square a pixel, "
+                "Distance of samples to the nearest training image, root mean square per pixel, "
                 "against epochs: mean over samples and seeds with the standard deviation over "
                 "training seeds, and the farthest sample. Dashed: distance between the images.",
                 "The distance against epochs, next to that between the two images.",
@@ -205,12 +207,12 @@ def run_study(context: Context, study: RectanglesStudy) -> Outcome:
                 "samples",
                 _image_plot(study, found[0], data),
                 "Samples of the first seed from the same latents at some epochs; under a sample: "
-                f"distance a pixel. Framed: within {COPY:g} of a training image.",
+                f"distance per pixel. Framed: within {COPY:g} of a training image.",
                 "Rows of images: noise at first, then shapes like the two squares.",
             ),
         ),
         tables=(_table(study, mean, largest, copies),),
-        measured_text=f"distance a pixel {average[0]:.3f} to {average[-1]:.3f}, "
+        measured_text=f"distance per pixel {average[0]:.3f} to {average[-1]:.3f}, "
         f"{study.epochs[0]} to {study.epochs[-1]} epochs",
         published_text="falls with epochs (figure)",
     )
@@ -253,7 +255,7 @@ def _distance_plot(
         study.epochs, largest.mean(0).tolist(), "s:", color=GREY, markersize=4, label="farthest"
     )
     axes.axhline(apart, color=BLACK, linestyle="--", linewidth=1.1, label="between the images")
-    axes.set(xscale="log", xlabel="epochs", ylabel="distance a pixel (r.m.s.)", ylim=(0, None))
+    axes.set(xscale="log", xlabel="epochs", ylabel="distance per pixel (r.m.s.)", ylim=(0, None))
     legend(axes)
     return figure
 

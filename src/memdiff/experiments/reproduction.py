@@ -1,4 +1,4 @@
-"""The reproduction report: summary, one section an experiment, limitations, provenance."""
+"""Report of a reproduction: summary, one section per experiment, limitations, provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run experiments in order, keep what is finished, write the report.
+"""Runner of the experiments: run them in order, keep what is finished, write the report.
 
 An experiment that raises does not take the others with it: they run, the report is written with
 its error in it, and then :class:`ReproductionError` names it. An interruption (Ctrl-C, a killed
@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import torch
 
-from memdiff.data.files import write_json
+from memdiff.experiments import registry
 from memdiff.experiments.experiment import (
     Context,
     Experiment,
@@ -31,9 +31,12 @@ from memdiff.experiments.experiment import (
     Preset,
     check_preset,
 )
+from memdiff.experiments.reproduction import reproduction_document
 from memdiff.experiments.store import Finished, Store, settings_key
-from memdiff.provenance import provenance
-from memdiff.ranks import Ranks
+from memdiff.report.html import write_html
+from memdiff.run.provenance import provenance
+from memdiff.run.ranks import Ranks
+from memdiff.run.writing import write_json
 
 __all__ = ["Progress", "ReproductionError", "load", "reproduce"]
 
@@ -97,9 +100,7 @@ def load(name: str) -> Experiment:
         ValueError: If the name is unknown.
         ImportError: If its module cannot be imported, or does not export it.
     """
-    from memdiff import experiments
-
-    modules = dict(experiments.REGISTRY)
+    modules = dict(registry.REGISTRY)
     if name not in modules:
         raise ValueError(
             f"only names the unknown experiment {name!r}; choose from {', '.join(modules)}."
@@ -114,14 +115,12 @@ def load(name: str) -> Experiment:
 
 
 def select(only: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the experiments to run, in registry order.
+    """Return the names of the experiments to run, in registry order.
 
     Raises:
         ValueError: If ``only`` is empty or holds an unknown name.
     """
-    from memdiff import experiments
-
-    names = tuple(name for name, _ in experiments.REGISTRY)
+    names = tuple(name for name, _ in registry.REGISTRY)
     if only is None:
         return names
     if isinstance(only, str):
@@ -349,9 +348,6 @@ def _write_report(
     finished: dict[str, Finished],
     failed: dict[str, _Failure],
 ) -> None:
-    from memdiff.experiments.reproduction import reproduction_document
-    from memdiff.report.html import write_html
-
     failures = {name: one.traceback for name, one in failed.items()}
     document = reproduction_document(results, experiments, finished, failures)
     write_json(out / "results.json", results)

@@ -1,4 +1,4 @@
-r"""Exact empirical scores of up to 60,000 images: does a larger training set end memorisation?
+r"""Exact empirical scores of up to 60,000 images: memorisation against the training-set size.
 
 The paper's closed forms, at sizes that it does not try. The images are those of MNIST 5k under
 random small affine maps (:class:`~memdiff.training.AffineAugmentation`): rotation to 10 degrees,
@@ -9,7 +9,7 @@ images, and only then each image comes again. For the ratio test, :math:`d_2` is
 the nearest map of *another* image than that of :math:`d_1`.
 
 For every size the score is sampled as it is and under Tikhonov, :math:`s = r/(\sigma^2 + c)`,
-with ``c`` from leave-one-out (:mod:`memdiff.selection`), by Heun's method with 40 steps:
+with ``c`` from leave-one-out (:mod:`memdiff.generate.selection`), by Heun's method with 40 steps:
 
 * *copies*: the share with :math:`d_1/d_2 < 1/3`, and with :math:`d_1` below a third of the median
   distance of a held-out picture to the training set;
@@ -30,7 +30,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,27 +37,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset
 from memdiff.experiments.experiment import Context, Experiment, Outcome
 from memdiff.experiments.image_copies import digit_images
+from memdiff.experiments.mapped_images import Images, build_images
 from memdiff.experiments.scale_views import (
     copies_figure,
     distances_figure,
     images_figure,
     scale_table,
 )
+from memdiff.generate.families import TIKHONOV
+from memdiff.generate.selection import leave_one_out_draws, select
 from memdiff.metrics import clopper_pearson
 from memdiff.neighbors import nearest
 from memdiff.objectives import Draws, LogUniformRatio, draw
 from memdiff.processes import EDM
 from memdiff.samplers import Heun, sample
 from memdiff.scores import EmpiricalScore, Score, Tikhonov, silverman_bandwidth
-from memdiff.selection import TIKHONOV, leave_one_out_draws, select
-from memdiff.training import AffineAugmentation
 
-__all__ = ["EXPERIMENTS", "MAPS", "Images", "build_images", "measure", "other_image_ratio"]
+__all__ = ["EXPERIMENTS", "measure", "other_image_ratio"]
 
-MAPS = AffineAugmentation(degrees=10.0, shift=1 / 14, zoom=0.1)
 SIZES: dict[str, tuple[int, ...]] = {
     "quick": (100, 300, 1000),
     "paper": (100, 300, 1000, 3000, 10_000, 30_000, 60_000),
@@ -74,57 +72,8 @@ NOISE_TOLERANCE = 0.05
 """Largest relative difference of the noise on training images to its prediction."""
 
 
-@dataclass(frozen=True)
-class Images:
-    """Maps of images, split by image.
-
-    Attributes:
-        train: Training pictures with shape ``(N, 1, H, W)``, float32; a smaller training set is a
-            prefix.
-        base: The image that each is a map of, int64 with shape ``(N,)``.
-        heldout: Pictures of other images, one of each.
-        source: Name of the data set.
-        repeats: How often the most frequent image occurs in ``train``.
-    """
-
-    train: Tensor
-    base: Tensor
-    heldout: Tensor
-    source: str
-    repeats: int
-
-
-def build_images(data: Dataset, num: int, seed: int, *, halve: bool = False) -> Images:
-    """Split images, map them.
-
-    Args:
-        data: Images ``(M, 1, H, W)``.
-        num: Number of training pictures.
-        seed: Seed of the split and of the maps.
-        halve: Whether to average pixels two by two first.
-
-    Returns:
-        The pictures; those of a smaller ``num`` are a prefix of those of a larger one.
-    """
-    x = data.x.to(torch.float32)
-    if halve:
-        x = torch.nn.functional.avg_pool2d(x, 2)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    bases, heldout = order.split([len(x) - len(x) // 5, len(x) // 5])
-    rounds = -(-num // len(bases))
-    generators = [torch.Generator().manual_seed(seed + 1 + i) for i in range(rounds + 1)]
-    train = torch.cat([MAPS(x[bases], generator) for generator in generators[1:]])[:num]
-    return Images(
-        train=train,
-        base=bases.repeat(rounds)[:num],
-        heldout=MAPS(x[heldout], generators[0]),
-        source=data.source,
-        repeats=rounds,
-    )
-
-
 def empirical_score(train: Tensor) -> tuple[EmpiricalScore, Tensor]:
-    """The exact score of centred pictures under the EDM process of their scale, and the centre."""
+    """Return the exact score of centred pictures under EDM of their scale, and the centre."""
     centre = train.mean(0, dtype=torch.float64).to(train.dtype)
     centred = train - centre
     unit = float(centred.to(torch.float64).pow(2).mean().sqrt()) / 0.5
@@ -133,7 +82,7 @@ def empirical_score(train: Tensor) -> tuple[EmpiricalScore, Tensor]:
 
 
 def choose(images: Images, num: int, max_draws: int, seed: int) -> dict[str, Any]:
-    """The strength by leave-one-out and by held-out pictures, on the same law of noise levels.
+    """Choose the strength by leave-one-out and by held-out pictures, at the same noise levels.
 
     Returns:
         ``strength``, ``at_edge``, ``heldout_strength``, and the curves ``candidates``,
@@ -189,7 +138,7 @@ def tikhonov_losses(score: EmpiricalScore, draws: Draws, candidates: Tensor) -> 
 def draw_samples(
     images: Images, num: int, strength: float | None, samples: int, seed: int
 ) -> dict[str, np.ndarray]:
-    r"""Samples of the score of the first ``num`` pictures.
+    r"""Draw samples of the score of the first ``num`` pictures.
 
     Returns:
         ``x``, samples in the units of the data; processor ``seconds`` of the sampling
@@ -213,7 +162,7 @@ def draw_samples(
 
 
 def other_image_ratio(x: Tensor, train: Tensor, base: Tensor, repeats: int) -> Tensor:
-    r"""Nearest distance and its ratio to the nearest map of another image.
+    r"""Return the nearest distance and its ratio to the nearest map of another image.
 
     Args:
         x: Queries with shape ``(B, 1, H, W)``.
@@ -234,7 +183,7 @@ def other_image_ratio(x: Tensor, train: Tensor, base: Tensor, repeats: int) -> T
 
 
 def measure(x: Tensor, images: Images, num: int, strength: float | None) -> dict[str, Any]:
-    """What is measured of samples, in plain numbers.
+    """Measure copies, noisy copies and distances of samples, in plain numbers.
 
     Args:
         x: Samples with shape ``(B, 1, H, W)``.

@@ -1,35 +1,28 @@
-"""Figures and table of the experiment ``scale``."""
+"""Figures and table of exact scores of many images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from memdiff.experiments.experiment import Figure, Table
 from memdiff.neighbors import nearest
 from memdiff.report.document import Cell, CellValue
-from memdiff.report.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    VERMILION,
-    Curve,
-    ImageRow,
-    curve_plot,
-    image_grid,
-    new_panels,
-)
+from memdiff.report.figures import BLACK, BLUE, GREEN, VERMILION, Curve, curve_plot, new_panels
+from memdiff.report.pictures import ImageRow, image_grid
 
 __all__ = ["copies_figure", "distances_figure", "images_figure", "scale_table"]
+
+Style: TypeAlias = Literal["line", "points", "dashed", "plain"]
 
 Rows = Sequence[Mapping[str, Any]]
 SHOWN = 10
 
 
 def copies_figure(rows: Rows) -> Figure:
-    """Shares of copies and of noisy copies against the size, with intervals.
+    """Draw shares of copies and of noisy copies against the size, with intervals.
 
     Args:
         rows: One mapping a size, as the experiment builds them.
@@ -40,7 +33,7 @@ def copies_figure(rows: Rows) -> Figure:
     figure, axes = new_panels(1, 2, height=3.7, sharey=True)
     size = [row["num"] for row in rows]
 
-    def curve(method: str, key: str, label: str, color: str, style: Any = "line") -> Curve:  # noqa: ANN401
+    def curve(method: str, key: str, label: str, color: str, style: Style = "line") -> Curve:
         value, low, high = zip(*(row[method][key] for row in rows), strict=True)
         return Curve(size, value, label, low=low, high=high, style=style, color=color)
 
@@ -81,7 +74,7 @@ def copies_figure(rows: Rows) -> Figure:
 
 
 def distances_figure(rows: Rows) -> Figure:
-    """Noise, strengths and distances in units of a pixel, and seconds, against the size."""
+    """Draw noise, strengths and distances per pixel, and seconds, against the size."""
     figure, axes = new_panels(1, 2, height=3.7)
     size = [row["num"] for row in rows]
 
@@ -106,7 +99,7 @@ def distances_figure(rows: Rows) -> Figure:
             Curve(size, root("heldout_strength"), "√c by held-out", style="points", color=GREEN),
         ],
         xlabel="number of training pictures N",
-        ylabel="root mean square a pixel (pixels in [−1, 1])",
+        ylabel="root mean square per pixel (pixels in [−1, 1])",
         yscale="linear",
         axes=axes[0, 0],
     )
@@ -134,7 +127,7 @@ def distances_figure(rows: Rows) -> Figure:
 
 
 def images_figure(drawn: Mapping[str, Tensor], train: Tensor, sizes: Sequence[int]) -> Figure:
-    """Samples under Tikhonov above their nearest training pictures.
+    """Draw samples under Tikhonov above their nearest training pictures.
 
     Args:
         drawn: Samples by label.
@@ -159,7 +152,7 @@ def images_figure(drawn: Mapping[str, Tensor], train: Tensor, sizes: Sequence[in
 
 
 def scale_table(rows: Rows) -> Table:
-    """One row a size and method."""
+    """Return one row for each size and method."""
     cells: list[list[CellValue]] = []
     for row in rows:
         for name, label in (("none", "no regulariser"), ("tikhonov", "Tikhonov")):

@@ -1,4 +1,4 @@
-r"""The flow from the boundary of a square, and what becomes of starts on a Voronoi boundary.
+r"""Flow from the boundary of a square, and its limits from starts on a Voronoi boundary.
 
 Limits on a boundary are unstable: between two points at distance :math:`L` an offset grows by
 :math:`\exp(L^2/(8\sigma^2))`, so in floating point a start reaches one only where rounding keeps
@@ -92,12 +92,12 @@ class BoundaryStarts:
 
 
 def started_at(sigma: float) -> VE:
-    """The variance exploding process up to a noise level."""
+    """Return the variance exploding process up to a noise level."""
     return VE(t_max=float(VE().time_at_ratio(sigma)))
 
 
 def square_starts(half_side: float = 2.1, per_side: int = 21) -> Tensor:
-    """Evenly spaced points on the boundary of a square, exactly symmetric.
+    """Return evenly spaced points on the boundary of a square, exactly symmetric.
 
     Args:
         half_side: Half of the side.

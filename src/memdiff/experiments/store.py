@@ -1,4 +1,4 @@
-"""Finished experiments and partial results on disk, so that an interruption loses nothing.
+"""Store of finished experiments in the output folder, so that an interruption loses nothing.
 
 Beneath the output folder:
 
@@ -14,20 +14,16 @@ what it computes with: a result is taken up again only where computing it anew w
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from memdiff.data.files import replace_file, save_arrays, write_json
-from memdiff.experiments.experiment import Json, Outcome, canonical_json
-from memdiff.provenance import package_fingerprint, versions
-from memdiff.report.document import Cell, CellValue, Figure, Table
+from memdiff.experiments.experiment import Outcome, canonical_json
+from memdiff.experiments.partial import read_partial, write_partial
+from memdiff.report.document import Cell, Figure, Table
+from memdiff.run.provenance import package_fingerprint, versions
+from memdiff.run.writing import replace_file
 
 __all__ = ["Finished", "Store", "settings_key"]
 
@@ -35,7 +31,7 @@ FORMAT = 1
 
 
 def settings_key(name: str, preset: str, seed: int) -> str:
-    """Hash of everything that decides the outcome of an experiment.
+    """Return a hash of everything that decides the outcome of an experiment.
 
     Args:
         name: Name of the experiment.
@@ -54,33 +50,6 @@ def settings_key(name: str, preset: str, seed: int) -> str:
         "source": package_fingerprint(),
     }
     return hashlib.sha256(canonical_json(settings).encode()).hexdigest()[:16]
-
-
-def read_partial(path: Path) -> dict[str, Any] | None:
-    """Read a partial result; None where there is none or it is not whole."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def write_partial(path: Path, value: Mapping[str, Any]) -> None:
-    """Keep a partial result, whole or not at all."""
-    write_json(path, dict(value))
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """Read partial arrays; None where there are none or the file is not whole."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (FileNotFoundError, ValueError, zipfile.BadZipFile):
-        return None
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keep partial arrays, whole or not at all."""
-    save_arrays(path, **dict(arrays))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -118,7 +87,7 @@ class Store:
         return self.out / ".partial" / name
 
     def working_directory(self, name: str, key: str, *, fresh: bool = False) -> Path:
-        """Folder for partial results of an experiment under a settings key; made if missing.
+        """Return the folder for partial results under a settings key; it is made if missing.
 
         Folders of other keys are removed: their results can no longer be used. With ``fresh`` that
         of this key is emptied too.
@@ -132,7 +101,7 @@ class Store:
         return folder / key
 
     def figure_path(self, name: str, figure: Figure) -> Path:
-        """Where a figure of an experiment is written."""
+        """Return the path of a figure of an experiment."""
         return self.figures / f"{name}-{figure.name}.png"
 
     def save(self, name: str, key: str, outcome: Outcome, seconds: float) -> None:
@@ -140,41 +109,22 @@ class Store:
 
         Figures of its earlier outcome that the new one does not have are removed.
         """
-        earlier = read_partial(self._folder(name) / "outcome.json") or {}
+        earlier = read_partial(self._folder(name) / "outcome.json") or {"outcome": {}}
         figures = []
         for figure in outcome.figures:
             path = self.figure_path(name, figure)
             _write(path, figure.png)
-            figures.append(
-                {
-                    "name": figure.name,
-                    "file": path.name,
-                    "sha256": hashlib.sha256(figure.png).hexdigest(),
-                    "caption": figure.caption,
-                    "alt": figure.alt,
-                    "width": figure.width,
-                }
-            )
+            described = {key: getattr(figure, key) for key in ("name", "caption", "alt", "width")}
+            sha256 = hashlib.sha256(figure.png).hexdigest()
+            figures.append({**described, "file": path.name, "sha256": sha256})
         kept = {figure["file"] for figure in figures}
-        for figure in earlier.get("figures", []):
+        for figure in earlier["outcome"].get("figures", []):
             if figure["file"] not in kept:
                 (self.figures / Path(figure["file"]).name).unlink(missing_ok=True)
-        write_partial(
-            self._folder(name) / "outcome.json",
-            {
-                "key": key,
-                "seconds": seconds,
-                "measured": outcome.measured,
-                "published": outcome.published,
-                "within": outcome.within,
-                "tolerance": outcome.tolerance,
-                "finding": outcome.finding,
-                "measured_text": outcome.measured_text,
-                "published_text": outcome.published_text,
-                "figures": figures,
-                "tables": [_table_to_json(table) for table in outcome.tables],
-            },
-        )
+        content = {one.name: getattr(outcome, one.name) for one in fields(outcome)}
+        content |= {"figures": figures, "tables": [asdict(table) for table in outcome.tables]}
+        path = self._folder(name) / "outcome.json"
+        write_partial(path, {"key": key, "seconds": seconds, "outcome": content})
         shutil.rmtree(self._folder(name) / key, ignore_errors=True)
 
     def load(self, name: str, key: str) -> Finished | None:
@@ -186,52 +136,18 @@ class Store:
         kept = read_partial(self._folder(name) / "outcome.json")
         if kept is None or kept.get("key") != key:
             return None
-        figures = []
-        for figure in kept["figures"]:
+        content, figures = kept["outcome"], []
+        for described in content["figures"]:
             try:
-                png = (self.figures / figure["file"]).read_bytes()
+                png = (self.figures / described.pop("file")).read_bytes()
             except FileNotFoundError:
                 return None
-            if hashlib.sha256(png).hexdigest() != figure["sha256"]:
+            if hashlib.sha256(png).hexdigest() != described.pop("sha256"):
                 return None
-            figures.append(
-                Figure(figure["name"], png, figure["caption"], figure["alt"], figure["width"])
-            )
-        outcome = Outcome(
-            measured=kept["measured"],
-            published=kept["published"],
-            within=kept["within"],
-            tolerance=kept["tolerance"],
-            finding=kept["finding"],
-            figures=figures,
-            tables=[_table_from_json(table) for table in kept["tables"]],
-            measured_text=kept["measured_text"],
-            published_text=kept["published_text"],
-        )
+            figures.append(Figure(image=png, **described))
+        tables = [_table_from_json(table) for table in content["tables"]]
+        outcome = Outcome(**{**content, "figures": figures, "tables": tables})
         return Finished(outcome, float(kept["seconds"]), resumed=True)
-
-
-def _table_to_json(table: Table) -> dict[str, Any]:
-    def cell(value: CellValue) -> Json:
-        if isinstance(value, Cell):
-            return {
-                "text": value.text,
-                "tone": value.tone,
-                "link": value.link,
-                "label": value.label,
-                "sort": value.sort,
-                "note": value.note,
-            }
-        return value
-
-    return {
-        "title": table.title,
-        "header": list(table.header),
-        "rows": [[cell(value) for value in row] for row in table.rows],
-        "note": table.note,
-        "sortable": table.sortable,
-        "stacked": table.stacked,
-    }
 
 
 def _table_from_json(kept: dict[str, Any]) -> Table:
@@ -239,6 +155,4 @@ def _table_from_json(kept: dict[str, Any]) -> Table:
         [Cell(**value) if isinstance(value, dict) else value for value in row]
         for row in kept["rows"]
     ]
-    return Table(
-        kept["title"], kept["header"], rows, kept["note"], kept["sortable"], kept["stacked"]
-    )
+    return Table(**{**kept, "rows": rows})

@@ -1,4 +1,4 @@
-r"""Two and four points whose symmetry says where every trajectory ends.
+r"""Limits of trajectories for two and four points, known from their symmetry.
 
 The flow :math:`dx/d\tau = -(x - D)` of the variance exploding process is started on the boundary
 of a square at :math:`\sigma = 1`. For the points :math:`(\pm 1, 0)` the sign of :math:`x_1` is

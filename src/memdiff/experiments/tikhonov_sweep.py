@@ -1,4 +1,4 @@
-r"""How strong a Tikhonov penalty stops memorisation ([B25]).
+r"""Tikhonov regularisation in closed form: the strength that stops memorisation ([B25]).
 
 The penalty :math:`E_t \lambda E \gamma |s|^2`, :math:`\gamma = c/\sigma^2`, turns the empirical
 score into :math:`(m D - x)/(\sigma^2 + c)`, and samples stop short of the training points. Samples
@@ -24,34 +24,18 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from memdiff.data import load
-from memdiff.experiments.experiment import Context, Experiment, Figure, Outcome
-from memdiff.experiments.published import compare_sweep, published
-from memdiff.experiments.regularisation_sweep import (
-    LATENTS,
-    TOLERANCE,
-    Series,
-    final_samples_plot,
-    latents,
-    memorised_fraction,
-    sweep_plot,
-    sweep_table,
-)
+from memdiff.experiments.closed_form_sweep import ClosedFormSweep
+from memdiff.experiments.closed_form_views import TOLERANCE
+from memdiff.experiments.experiment import Context, Experiment, Outcome
+from memdiff.experiments.published import published
 from memdiff.processes import VE, VP
-from memdiff.samplers import RK45, LogTime, Sampler, sample
-from memdiff.scores import EmpiricalScore, Tikhonov
+from memdiff.scores import Tikhonov
 
-__all__ = ["EXPERIMENTS", "contraction", "predicted_fraction", "sweep"]
-
-SHOWN = (0, 4, 8)
+__all__ = ["EXPERIMENTS", "SWEEP", "contraction", "predicted_fraction"]
 
 
 def contraction(process: VE | VP, c: float) -> float:
-    r"""The factor :math:`\kappa = |e(0)|/|e(T)|` of the Tikhonov flow towards a single point.
+    r"""Return the factor :math:`\kappa = |e(0)|/|e(T)|` of the Tikhonov flow towards one point.
 
     With :math:`v = \sigma_T^2`: for VE :math:`\sqrt{c/(v + c)}`, for VP
     :math:`(c/(v + c))^{1/(2(1+c))}\, (1 - v)^{-c/(2(1+c))}`.
@@ -73,97 +57,44 @@ def contraction(process: VE | VP, c: float) -> float:
 def predicted_fraction(
     process: VE | VP, c: float, dimension: int, tolerance: float = TOLERANCE
 ) -> float:
-    """Memorised fraction predicted from the contraction towards a single point; see the module."""
+    """Predict the memorised fraction from the contraction towards one point; see the module."""
     from scipy.stats import chi2
 
     error = contraction(process, c) * float(process.std(process.t_max))
     return float(chi2.cdf((tolerance / error) ** 2, dimension))
 
 
-def sweep(
-    score: EmpiricalScore,
-    strengths: tuple[float, ...],
-    z: Tensor,
-    sampler: Sampler,
-    t_end: float | None,
-) -> list[Tensor]:
-    """Samples with shape ``(B, 2)`` at each strength, from the same latents."""
-    return [sample(Tikhonov(score, c), z, sampler=sampler, t_end=t_end).x for c in strengths]
+SWEEP = ClosedFormSweep(
+    published=published().tikhonov,
+    regularise=Tikhonov,
+    predict=predicted_fraction,
+    prediction=r"predicted, $1 - e^{-\epsilon^2/(2c)}$",
+    xlabel="Tikhonov strength $c$ (data units squared)",
+    panel=lambda c: f"$c = 10^{{{math.log10(c):.0f}}}$",
+    shown=(0, 4, 8),
+)
 
 
 def run(context: Context) -> Outcome:
     """Sweep the strength as published; check with another sampler and another process."""
-    reference = published().tikhonov
-    data, ve, vp = load("points20").x, VE(), VP()
-    empirical = EmpiricalScore(data, ve)
-    z = latents(context.generator(), discarded=())
-
-    def samples(name: str, *arguments: object) -> list[Tensor]:
-        context.progress(name)
-        arrays = context.cached_arrays(
-            name,
-            lambda: {"x": torch.stack(sweep(*arguments)).numpy()},  # type: ignore[arg-type]
-        )
-        return list(torch.from_numpy(arrays["x"]))
-
-    strengths = reference.values
-    x = samples("rk45", empirical, strengths, z, RK45(rtol=1e-5, atol=1e-5), reference.t_end)
-    x_log = samples("log-time", empirical, strengths, z, LogTime(), None)
-    x_vp = samples("vp", EmpiricalScore(data, vp), strengths, z, RK45(), reference.t_end)
-
-    measured = [memorised_fraction(one, data) for one in x]
-    fraction = [one.value for one in measured]
-    fraction_vp = [memorised_fraction(one, data).value for one in x_vp]
-    fraction_log = [memorised_fraction(one, data).value for one in x_log]
-    sampler_gap = max(abs(a - b) for a, b in zip(fraction, fraction_log, strict=True))
-    predicted = [predicted_fraction(ve, c, data.shape[1]) for c in strengths]
-    predicted_vp = [predicted_fraction(vp, c, data.shape[1]) for c in strengths]
-    prediction_gap = max(abs(a - b) for a, b in zip(fraction, predicted, strict=True))
-    agreement = compare_sweep(fraction, reference, num=LATENTS)
-    published_gap = max(map(abs, agreement.difference))
-
-    grid = np.geomspace(strengths[0] / 1.5, strengths[-1] * 1.5, 200)
-    curve = sweep_plot(
-        reference,
-        measured,
-        prediction=(
-            grid.tolist(),
-            [predicted_fraction(ve, c, data.shape[1]) for c in grid],
-            r"predicted, $1 - e^{-\epsilon^2/(2c)}$",
-        ),
-        others=[Series("measured, VP process", fraction_vp, "green")],
-        xlabel="Tikhonov strength $c$ (data units squared)",
-    )
-    scatter = final_samples_plot(
-        data,
-        [x[i] for i in SHOWN],
-        [f"$c = 10^{{{math.log10(strengths[i]):.0f}}}$" for i in SHOWN],
-    )
-    return Outcome(
+    found, strengths = SWEEP.measure(context), SWEEP.published.values
+    fraction, predicted_vp = found.fraction, found.predicted(VP())
+    return found.outcome(
         measured={
-            "fraction": fraction,
-            "fraction_log_time": fraction_log,
-            "fraction_vp": fraction_vp,
-            "fraction_predicted": predicted,
             "fraction_predicted_vp": predicted_vp,
-            "largest_difference_to_published": published_gap,
-            "largest_difference_to_prediction": prediction_gap,
-            "largest_difference_between_samplers": sampler_gap,
+            "largest_difference_to_prediction": found.prediction_gap(),
         },
-        published={"c": strengths, "fraction": reference.fraction},
-        within=agreement.within,
-        tolerance=agreement.tolerance,
+        columns=[("VP predicted", predicted_vp)],
         finding=(
             f"The memorised fraction falls from {fraction[0]:.3f} at c = {strengths[0]:.0e} to "
             f"{fraction[-1]:.3f} at c = {strengths[-1]:.0e}; the largest difference to the "
-            f"published curve is {published_gap:.3f}. The closed form 1 - exp(-0.01²/(2c)), which "
-            f"has no free parameter, is within {prediction_gap:.3f} of every point. Another "
-            f"sampler (LogTime) changes a fraction by at most {sampler_gap:.3f}."
+            f"published curve is {found.published_gap:.3f}. The closed form "
+            f"1 - exp(-0.01²/(2c)), which has no free parameter, is within "
+            f"{found.prediction_gap():.3f} of every point. Another sampler (LogTime) changes a "
+            f"fraction by at most {found.sampler_gap:.3f}."
         ),
-        figures=(
-            Figure(
-                "fraction",
-                curve,
+        captions=(
+            (
                 "Fraction of 1000 samples within 0.01 of one of the 20 training points against "
                 "the Tikhonov strength, on a linear and a logarithmic axis (which cannot show 0). "
                 "Squares: read off the published plot. Dashed: predicted from the exact "
@@ -172,9 +103,7 @@ def run(context: Context) -> Outcome:
                 "Memorised fraction against c on a logarithmic axis: one at 1e-5, 0.4 at 1e-4, "
                 "near zero from 1e-2; measured, published and predicted values coincide.",
             ),
-            Figure(
-                "samples",
-                scatter,
+            (
                 "The first 250 samples at three strengths over the Voronoi diagram of the "
                 "training points. At small c samples sit on the points; with growing c each point "
                 "gets a cloud of standard deviation √c, and in the end the clouds merge.",
@@ -182,31 +111,8 @@ def run(context: Context) -> Outcome:
                 "them, then one broad cloud.",
             ),
         ),
-        tables=(
-            sweep_table(
-                reference,
-                measured,
-                agreement,
-                [
-                    ("LogTime", fraction_log),
-                    ("Predicted", predicted),
-                    ("VP", fraction_vp),
-                    ("VP predicted", predicted_vp),
-                ],
-                "Measured: RK45 with the published tolerances, steps chosen for each sample. "
-                "LogTime: the same flow in the logarithm of the noise. Latents are those of the "
-                "authors' notebook (with seed 0 the same numbers), so that differences are "
-                "smaller than the tolerance for independent draws.",
-            ),
-        ),
-        measured_text=(
-            f"fraction {fraction[0]:.3f}, {fraction[2]:.3f}, {fraction[4]:.3f} at "
-            "c = 1e-5, 1e-4, 1e-3"
-        ),
-        published_text=(
-            f"{reference.fraction[0]:.3f}, {reference.fraction[2]:.3f}, "
-            f"{reference.fraction[4]:.3f} (figure)"
-        ),
+        quoted=(0, 2, 4),
+        quoted_text="c = 1e-5, 1e-4, 1e-3",
     )
 
 

@@ -1,4 +1,4 @@
-r"""The flow in the time :math:`\tau = -\log \sigma`, in which it has no singularity.
+r"""Flow in log time :math:`\tau = -\log \sigma`, in which it has no singularity.
 
 Under the exact score of a finite training set the probability-flow ODE is singular at
 :math:`t = 0`. In :math:`\tau` it is :math:`dx/d\tau = -(x - D)` for a variance exploding process,
@@ -208,7 +208,7 @@ def _signed(value: Tensor) -> str:
 
 
 def _saving(rows: Sequence[Comparison]) -> float:
-    """How many times more evaluations integration in t takes to the smallest level."""
+    """Return the ratio of evaluations, in t over log time, to the smallest level."""
     least = min(row.ratio for row in rows)
     costs = [row.evaluations for row in rows if row.ratio == least]
     return sum(cost[0] for cost in costs) / sum(cost[1] for cost in costs)

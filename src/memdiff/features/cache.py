@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, StreamedDataset, replace_file, sha256_of
+from memdiff.data import Dataset, StreamedDataset
 from memdiff.features.descriptor import Descriptor, Progress
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
+from memdiff.run.writing import replace_file
 from memdiff.sources import Rows
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["FeatureCache"]
 

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, TableEncoding, sha256_of
+from memdiff.data import Dataset, TableEncoding
 from memdiff.data.dataset import Kind
 from memdiff.features.descriptor import Descriptor
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["TableColumns"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
 from memdiff.data.dataset import Kind
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import Rows, Spool
 
 __all__ = ["Descriptor", "Metric", "Progress", "find_device", "signed_pixels"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,28 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric, find_device
 from memdiff.features.learned import Learned
 from memdiff.features.preprocessing import Preprocessing
+from memdiff.sources.hashing import state_sha256
 
-__all__ = ["Network", "state_sha256"]
-
-
-def state_sha256(module: nn.Module) -> str:
-    """SHA-256 of a network's parameters and buffers, by name, dtype, shape and values.
-
-    Args:
-        module: The network; non-persistent buffers and code do not enter.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for key, value in sorted(module.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{key}\0{sha256_of(value)}\n".encode())
-    return digest.hexdigest()
+__all__ = ["Network"]
 
 
 class Network(Learned):

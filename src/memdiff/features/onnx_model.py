@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric, find_device
 from memdiff.features.learned import Learned, local_file
 from memdiff.features.preprocessing import PREPROCESSING_PRESETS, Preprocessing
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["OnnxModel"]
 

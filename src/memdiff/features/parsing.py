@@ -9,6 +9,7 @@ from memdiff.features.columns import TableColumns
 from memdiff.features.dct import DCT
 from memdiff.features.descriptor import Descriptor
 from memdiff.features.downscaled import Downscaled
+from memdiff.features.forms import DESCRIPTOR_FORMS
 from memdiff.features.onnx_model import OnnxModel
 from memdiff.features.pca import PCA
 from memdiff.features.pixels import Pixels
@@ -17,21 +18,7 @@ from memdiff.features.thumbnail import Thumbnail
 from memdiff.features.torchscript import TorchScript
 from memdiff.features.transformers_model import TransformersModel
 
-__all__ = ["DESCRIPTOR_FORMS", "parse_descriptor"]
-
-DESCRIPTOR_FORMS = (
-    "pixels",
-    "downscaled:SIZE",
-    "pca:COMPONENTS",
-    "dct:SIZE",
-    "thumbnail:SIDE",
-    "table",
-    "sscd:FILE[:PRESET]",
-    "torchscript:FILE:PRESET",
-    "onnx:FILE[:PRESET]",
-    "transformers:FOLDER[:PRESET]",
-)
-"""What :func:`parse_descriptor` takes, for a help text."""
+__all__ = ["parse_descriptor"]
 
 _SIZED: dict[str, Callable[[int], Descriptor]] = {
     "downscaled": Downscaled,

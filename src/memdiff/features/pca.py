@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from memdiff.data import Dataset, sha256_of
+from memdiff.data import Dataset
 from memdiff.data.dataset import Kind
 from memdiff.features.descriptor import Descriptor, signed_pixels
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["PCA", "PrincipalAxes"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
 from memdiff.features.descriptor import Descriptor, Progress, signed_pixels
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import Rows
 
 __all__ = ["Pixels"]

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memdiff.data import sha256_of
 from memdiff.features.descriptor import Metric
 from memdiff.features.learned import local_file
 from memdiff.features.network import Network
 from memdiff.features.preprocessing import Preprocessing
+from memdiff.sources.hashing import sha256_of
 
 __all__ = ["TorchScript"]
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from memdiff.features.descriptor import Metric
-from memdiff.features.network import Network, state_sha256
+from memdiff.features.network import Network
 from memdiff.features.preprocessing import Preprocessing
+from memdiff.sources.hashing import state_sha256
 
 __all__ = ["Output", "TransformersModel"]
 

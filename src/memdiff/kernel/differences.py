@@ -8,7 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from memdiff.kernel.identical import GroupTerms, MergedPoints
+from memdiff.kernel.merged import GroupTerms, MergedPoints
 from memdiff.kernel.points import Points, blocks
 from memdiff.kernel.queries import Queries
 from memdiff.kernel.rounding import probable_factor, unit_roundoff

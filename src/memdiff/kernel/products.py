@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from memdiff.provenance import cpu_model
+from memdiff.run.provenance import cpu_model
 
 __all__ = [
     "BLOCK",

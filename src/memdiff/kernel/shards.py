@@ -20,7 +20,7 @@ from memdiff.kernel.points import Points, blocks
 from memdiff.kernel.queries import Queries
 from memdiff.kernel.softmax import PartialPosterior
 from memdiff.kernel.trajectories import Trajectory
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 __all__ = ["Engine", "ShardedEngine"]
 

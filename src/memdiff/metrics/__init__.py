@@ -15,10 +15,10 @@ from memdiff.metrics.fld import FLD, LikelihoodGap, fld
 from memdiff.metrics.intervals import Interval, bootstrap, clopper_pearson
 from memdiff.metrics.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
 from memdiff.metrics.local_exceedance import LocalExceedance, local_exceedance
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.metrics.mifid import MiFID, mifid
 from memdiff.metrics.ratio import Ratio, ratio
 from memdiff.metrics.repeated_cell import RepeatedCell, repeated_cell
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.metrics.richness import Richness, chao1, good_toulmin
 from memdiff.metrics.share import ShareTest, share_test
 from memdiff.metrics.similarity import (
@@ -40,6 +40,7 @@ __all__ = [
     "CopiedFraction",
     "CopyingTests",
     "DataCopying",
+    "Detail",
     "Discoveries",
     "Distances",
     "Estimate",

@@ -3,13 +3,14 @@ r"""Authenticity: is a sample farther from its nearest training point than anoth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["Authenticity", "authenticity"]
@@ -26,6 +27,8 @@ class Authenticity(MetricResult):
     Attributes:
         indices: int64 ``(M,)``, the nearest training point :math:`x^*` of each sample.
     """
+
+    unit: ClassVar[Unit] = "share"
 
     indices: Tensor
 

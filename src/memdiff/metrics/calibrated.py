@@ -3,13 +3,15 @@ r"""Calibrated L2: the nearest distance in units of the distances to the nearest
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["CalibratedL2", "calibrated_l2"]
@@ -26,10 +28,16 @@ class CalibratedL2(MetricResult):
         median: Their median.
     """
 
+    unit: ClassVar[Unit] = "share"
+
     threshold: float
     minimum: float
     quantile_5: float
     median: float
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        return Detail("median", self.median), Detail("smallest", self.minimum)
 
 
 def calibrated_l2(

@@ -33,7 +33,7 @@ import torch
 from memdiff.metrics.competition import Competition
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.tail import competed, signed_ratios
 from memdiff.neighbors import RowData
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 if TYPE_CHECKING:
@@ -77,6 +78,13 @@ class DataCopying(MetricResult):
     min_share: float
     dropped_generated: float
     dropped_heldout: float
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        found = (Detail("p", self.p_value, "p-value"),)
+        if self.dropped_generated <= 0.0:
+            return found
+        return (*found, Detail("samples in cells left out", self.dropped_generated, "share"))
 
 
 def data_copying(

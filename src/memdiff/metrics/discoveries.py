@@ -23,7 +23,7 @@ from torch import Tensor
 from memdiff.metrics.competition import Competition
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.tail import CLOSE, competed, signed_ratios
 from memdiff.neighbors import RowData
 

@@ -18,7 +18,7 @@ from memdiff.neighbors import (
     nearest_distinct,
 )
 from memdiff.neighbors.coordinates import unit_rows
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 
 __all__ = ["Distances"]
 

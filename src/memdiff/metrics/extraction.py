@@ -17,7 +17,7 @@ from torch import Tensor
 from memdiff.metrics.discoveries import discoveries
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level, clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.richness import chao1, good_toulmin
 from memdiff.neighbors import RowData
 

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap, clopper_pearson
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.metrics.pairwise import Pairwise, moments
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows, self_nearest
 
 __all__ = ["Estimate", "Fidelity", "fidelity"]
@@ -65,6 +67,8 @@ class Fidelity(MetricResult):
         neighbors: The ``k`` used.
     """
 
+    unit: ClassVar[Unit] = "share"
+
     precision: Estimate
     recall: Estimate
     density: Estimate
@@ -72,6 +76,20 @@ class Fidelity(MetricResult):
     covered: Tensor
     recalled: Tensor
     neighbors: int
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        units: dict[str, Unit] = {"precision": "share", "recall": "share", "density": "number"}
+        found = {name: getattr(self, name) for name in units}
+        return tuple(
+            Detail(
+                name,
+                one.value,
+                units[name],
+                expected=None if one.null is None else one.null.value,
+            )
+            for name, one in found.items()
+        )
 
 
 def fidelity(

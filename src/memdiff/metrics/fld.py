@@ -23,11 +23,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap, check_level
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.metrics.pairwise import Pairwise, moments, rows_of
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 __all__ = ["FLD", "LikelihoodGap", "fld"]
@@ -72,6 +73,10 @@ class FLD(MetricResult):
     log_variances: Tensor
     components: int
     constant_features: int
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        return (Detail("gap", self.gap.value, interval=self.gap.interval),)
 
 
 def fld(

@@ -33,7 +33,7 @@ import torch
 from memdiff.metrics.competition import Competition, compete
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.neighbors import RowData
 
 __all__ = ["LocalExceedance", "LocalScale", "local_exceedance"]

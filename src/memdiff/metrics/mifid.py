@@ -22,8 +22,8 @@ from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, bootstrap
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.pairwise import blocks, moments, rows_of
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows, nearest
 
 __all__ = ["MiFID", "frechet_distance", "mifid"]

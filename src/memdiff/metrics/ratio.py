@@ -3,13 +3,15 @@ r"""Ratio test: is the nearest training point much nearer than the second neares
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["Ratio", "ratio"]
@@ -31,12 +33,22 @@ class Ratio(MetricResult):
             ratio 0: copies of a point that occurs more than once. Always 0 with grouping.
     """
 
+    unit: ClassVar[Unit] = "share"
+
     threshold: float
     chance: float | None
     dimension: float | None
     num_groups: int
     largest_group: int
     zero_over_zero: int
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        found = (Detail("threshold", self.threshold),)
+        if self.chance is None or self.dimension is None:
+            return found
+        remark = f"in {self.dimension:.1f} intrinsic dimensions"
+        return (*found, Detail("by chance", self.chance, "share", remark=remark))
 
 
 def ratio(

@@ -31,7 +31,7 @@ from memdiff.metrics.competition import Competition, compete
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
 from memdiff.metrics.local_exceedance import LocalScale, local_scale
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows, self_nearest
 
 __all__ = ["RepeatedCell", "repeated_cell"]

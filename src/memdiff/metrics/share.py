@@ -24,8 +24,8 @@ import torch
 from memdiff.metrics.competition import Competition
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level, clopper_pearson
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.relabelling import train_counts
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.metrics.tail import DRAWS, competed, signed_ratios
 from memdiff.neighbors import RowData
 

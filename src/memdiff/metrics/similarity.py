@@ -3,13 +3,15 @@ r"""Maximal cosine similarity to the training points, as used with copy descript
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import Detail, MetricResult, Null, Unit
 from memdiff.neighbors import RowData
 
 __all__ = ["MaximalSimilarity", "SimilaritySummary", "maximal_similarity"]
@@ -49,11 +51,20 @@ class MaximalSimilarity(MetricResult):
         heldout: Distribution over the held-out points, or None.
     """
 
+    unit: ClassVar[Unit] = "share"
+
     threshold: float
     indices: Tensor
     summary: SimilaritySummary
     background: SimilaritySummary
     heldout: SimilaritySummary | None
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        return (
+            Detail("mean similarity", self.summary.mean),
+            Detail("among training data", self.background.mean),
+        )
 
 
 def maximal_similarity(

@@ -31,8 +31,8 @@ import torch
 from memdiff.metrics.competition import Competition, compete
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import clopper_pearson
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.metrics.relabelling import hypergeometric_tail, train_counts
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData
 
 __all__ = ["CLOSE", "DRAWS", "TailTest", "tail_test"]

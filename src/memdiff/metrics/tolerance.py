@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, clopper_pearson
-from memdiff.metrics.result import MetricResult, Null
+from memdiff.metrics.metric_result import MetricResult, Null
 from memdiff.neighbors import RowData
 
 __all__ = ["ToleranceFraction", "tolerance_fraction"]

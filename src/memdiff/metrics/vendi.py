@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.metrics.distances import Distances
 from memdiff.metrics.intervals import Interval, check_level
+from memdiff.metrics.metric_result import Detail, MetricResult, Null
 from memdiff.metrics.pairwise import blocks, rows_of
-from memdiff.metrics.result import MetricResult, Null
 from memdiff.neighbors import RowData, Rows
 
 __all__ = ["Vendi", "vendi"]
@@ -47,6 +48,10 @@ class Vendi(MetricResult):
     kernel: str
     bandwidth: float | None
     used: int
+
+    @override
+    def details(self) -> tuple[Detail, ...]:
+        return (Detail("samples used", self.used),)
 
 
 def vendi(

@@ -12,7 +12,7 @@ from memdiff.kernel.points import power_of_two
 from memdiff.kernel.screen import GROUP, FloatProduct, Operand, PointBlock, Screen
 from memdiff.neighbors.coordinates import Coordinates, squared_distances
 from memdiff.neighbors.search import MEMORY_LIMIT, Blocks
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["DuplicateGroups", "duplicate_groups"]

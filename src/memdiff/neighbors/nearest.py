@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from memdiff.neighbors.search import MEMORY_LIMIT, Neighbors, Search
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["nearest", "nearest_distinct", "self_nearest"]

@@ -23,7 +23,7 @@ from memdiff.kernel.screen import (
 )
 from memdiff.neighbors.coordinates import Coordinates, squared_distances
 from memdiff.neighbors.exclusion import Exclusion
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.sources import RowData, Rows
 
 __all__ = ["MEMORY_LIMIT", "Blocks", "Neighbors", "Search"]

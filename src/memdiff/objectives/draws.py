@@ -74,15 +74,17 @@ class LogUniformRatio:
 class TimeLaw(Protocol):
     """A law of the times: a function of a process, a number and a generator to ``(num,)``."""
 
-    def __call__(  # noqa: D102
-        self, process: ForwardProcess, num: int, generator: torch.Generator
-    ) -> Tensor: ...
+    def __call__(self, process: ForwardProcess, num: int, generator: torch.Generator) -> Tensor:
+        """Draw ``num`` times."""
+        ...
 
 
 class DataLaw(Protocol):
     """A law that clean points can be drawn from, as the scores of known laws are."""
 
-    def sample_data(self, num: int, generator: torch.Generator) -> Tensor: ...  # noqa: D102
+    def sample_data(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw ``num`` points, ``(num, *S)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,9 @@ def draw(
         index = _training_index(data, num, generator, index)
         x0 = data[index].detach()
         if y is not None and len(y) != len(data):
-            raise ValueError(f"y must have {len(data)} rows, one a training point, got {len(y)}.")
+            raise ValueError(
+                f"y must have {len(data)} rows, one per training point, got {len(y)}."
+            )
     elif index is not None or y is not None:
         raise ValueError("index and y need a training set as data, got a law to draw from.")
     else:

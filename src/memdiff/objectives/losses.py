@@ -1,4 +1,4 @@
-r"""Losses, one a draw, differentiable with respect to the parameters of a score.
+r"""Losses, one per draw, differentiable with respect to the parameters of a score.
 
 Written in the residual :math:`r = \sigma^2 s`, which stays finite where the score does not:
 :math:`\lambda |s + z/\sigma|^2 = (\lambda/\sigma^2)\, |r/\sigma + z|^2`.
@@ -56,7 +56,7 @@ def uniform(process: ForwardProcess, t: Tensor) -> Tensor:
 def explicit_loss(
     score: Score, reference: Score, draws: Draws, weighting: Weighting = sigma2
 ) -> Tensor:
-    r""":math:`\lambda\, |s - s_*|^2` against a reference score, one a draw.
+    r""":math:`\lambda\, |s - s_*|^2` against a reference score, one per draw.
 
     With the population score and draws from the population it averages to the explicit
     objective; with the empirical score and draws from its training set, to the excess risk.
@@ -82,7 +82,7 @@ def explicit_loss(
 
 
 def denoising_loss(score: Score, draws: Draws, weighting: Weighting = sigma2) -> Tensor:
-    r""":math:`\lambda\, |s + z/\sigma|^2`, one a draw.
+    r""":math:`\lambda\, |s + z/\sigma|^2`, one per draw.
 
     Args:
         score: The score :math:`s`.
@@ -105,9 +105,11 @@ class LeaveOneOut(Protocol):
 
     process: ForwardProcess
 
-    def residual(  # noqa: D102
+    def residual(
         self, x: Tensor, t: float | Tensor, y: Tensor | None = None, *, exclude: Tensor | None
-    ) -> Tensor: ...
+    ) -> Tensor:
+        """The residual of the score that has not seen the training points ``exclude``."""
+        ...
 
 
 def leave_one_out_loss(score: LeaveOneOut, draws: Draws, weighting: Weighting = sigma2) -> Tensor:
@@ -144,7 +146,7 @@ def implicit_loss(
     *,
     probes: Tensor | None = None,
 ) -> Tensor:
-    r""":math:`\lambda\, (|s|^2 + 2\, \mathrm{div}\, s)`, one a draw.
+    r""":math:`\lambda\, (|s|^2 + 2\, \mathrm{div}\, s)`, one per draw.
 
     Args:
         score: The score :math:`s`.

@@ -164,7 +164,7 @@ def write_html(document: Document, path: str | Path) -> None:
         document: The document.
         path: The file.
     """
-    from memdiff.data.files import replace_file
+    from memdiff.run.writing import replace_file
 
     text = render(document)
     with replace_file(Path(path)) as temporary:

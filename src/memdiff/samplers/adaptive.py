@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.processes import ForwardProcess
 from memdiff.samplers import dormand_prince
@@ -72,7 +73,8 @@ class AdaptiveSampler(Sampler):
     def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:
         """The independent variable at the times ``t``, monotone, float64."""
 
-    def with_resolution(  # noqa: D102
+    @override
+    def with_resolution(
         self, steps: int, process: ForwardProcess, t_end: float
     ) -> AdaptiveSampler:
         ends = torch.tensor([process.t_max, t_end], dtype=torch.float64)
@@ -115,10 +117,12 @@ class RK45(AdaptiveSampler):
 
     ratio_end: ClassVar[float] = 1e-3
 
-    def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:
         return t
 
-    def integrate(  # noqa: D102
+    @override
+    def integrate(
         self,
         flow: ReverseFlow,
         x: Tensor,
@@ -179,10 +183,12 @@ class LogTime(AdaptiveSampler):
 
     max_step: float = 0.5
 
-    def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def variable(self, process: ForwardProcess, t: Tensor) -> Tensor:
         return -process.ratio(t).log()
 
-    def integrate(  # noqa: D102
+    @override
+    def integrate(
         self,
         flow: ReverseFlow,
         x: Tensor,

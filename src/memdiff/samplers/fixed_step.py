@@ -21,9 +21,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from memdiff.memory import require_memory
 from memdiff.processes import ForwardProcess
+from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.flow import ReverseFlow
 from memdiff.samplers.noise import BrownianMotion
@@ -65,7 +66,8 @@ class FixedStepSampler(Sampler):
             Points at ``t_next``.
         """
 
-    def integrate(  # noqa: D102
+    @override
+    def integrate(
         self,
         flow: ReverseFlow,
         x: Tensor,
@@ -94,7 +96,8 @@ class FixedStepSampler(Sampler):
             accepted_steps=self.steps * x.shape[0],
         )
 
-    def with_resolution(  # noqa: D102
+    @override
+    def with_resolution(
         self, steps: int, process: ForwardProcess, t_end: float
     ) -> FixedStepSampler:
         return replace(self, steps=steps)
@@ -102,7 +105,7 @@ class FixedStepSampler(Sampler):
 
 @dataclass(frozen=True)
 class Euler(FixedStepSampler):
-    r"""Euler's method in :math:`t`; one score evaluation a step.
+    r"""Euler's method in :math:`t`; one score evaluation per step.
 
     Args:
         steps: Number of steps, at least 1.
@@ -110,7 +113,8 @@ class Euler(FixedStepSampler):
 
     order: ClassVar[int] = 1
 
-    def step(  # noqa: D102
+    @override
+    def step(
         self, flow: ReverseFlow, x: Tensor, t: Tensor, t_next: Tensor, noise: BrownianMotion
     ) -> Tensor:
         return x + (t_next - t) * flow.velocity(x, t)
@@ -118,7 +122,7 @@ class Euler(FixedStepSampler):
 
 @dataclass(frozen=True)
 class Heun(FixedStepSampler):
-    r"""Heun's method (explicit trapezoid) in :math:`t`; two score evaluations a step.
+    r"""Heun's method (explicit trapezoid) in :math:`t`; two score evaluations per step.
 
     With the :class:`~memdiff.processes.EDM` process it is the deterministic sampler of EDM; a run
     to ``t_end = 0`` takes ``2 * steps - 1`` evaluations.
@@ -132,7 +136,8 @@ class Heun(FixedStepSampler):
 
     order: ClassVar[int] = 2
 
-    def step(  # noqa: D102
+    @override
+    def step(
         self, flow: ReverseFlow, x: Tensor, t: Tensor, t_next: Tensor, noise: BrownianMotion
     ) -> Tensor:
         slope = flow.velocity(x, t)
@@ -158,7 +163,8 @@ class DDIM(FixedStepSampler):
 
     order: ClassVar[int] = 1
 
-    def step(  # noqa: D102
+    @override
+    def step(
         self, flow: ReverseFlow, x: Tensor, t: Tensor, t_next: Tensor, noise: BrownianMotion
     ) -> Tensor:
         return flow.exponential_step(x, t, t_next)
@@ -191,7 +197,8 @@ class EulerMaruyama(FixedStepSampler):
         if not 0.0 <= self.eta < float("inf"):
             raise ValueError(f"eta must be finite and at least 0, got {self.eta!r}.")
 
-    def step(  # noqa: D102
+    @override
+    def step(
         self, flow: ReverseFlow, x: Tensor, t: Tensor, t_next: Tensor, noise: BrownianMotion
     ) -> Tensor:
         drift = (t_next - t) * flow.velocity(x, t, eta=self.eta)

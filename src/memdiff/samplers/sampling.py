@@ -13,8 +13,8 @@ from torch import Tensor
 
 from memdiff.kernel import LevelCounts
 from memdiff.kernel.trajectories import Counts
-from memdiff.memory import require_memory
 from memdiff.processes import ForwardProcess
+from memdiff.run.memory import require_memory
 from memdiff.samplers.base import Path, Sampler
 from memdiff.samplers.fixed_step import Heun
 from memdiff.samplers.flow import ReverseFlow
@@ -79,7 +79,7 @@ class Samples:
         path = "" if self.trajectory is None else f", with paths at {len(self.times)} times"
         return (
             f"Samples({len(self.x):,} of shape {tuple(self.x.shape[1:])}, {kind}{path}, "
-            f"{self.stats.evaluations_per_sample:.4g} evaluations a sample, "
+            f"{self.stats.evaluations_per_sample:.4g} evaluations per sample, "
             f"{self.stats.seconds:.2g} s)"
         )
 
@@ -121,7 +121,7 @@ def sample(
             ``EulerMaruyama``; 1e-8 for ``LogTime``.
         seed: Non-negative seed of the latents and of the noise of a stochastic sampler.
         start: Index of the first sample in a larger run: a run may be made in parts, in any order.
-        y: Conditions with shape ``(B,)`` or ``(B, k)``, one a sample.
+        y: Conditions with shape ``(B,)`` or ``(B, k)``, one per sample.
         trajectory: Whether to record the paths (``K + 1`` times the memory of the samples, in
             float64).
         batch_size: Number of samples that are integrated together; all if None.

@@ -11,6 +11,7 @@ from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 __all__ = ["Covariance", "DiagonalCovariance", "FourierCovariance", "LowRankCovariance"]
 
@@ -55,11 +56,13 @@ class DiagonalCovariance(Covariance):
         """Variance of each coordinate over data with shape ``(N, *S)``."""
         return cls(data.to(torch.float64).var(0, correction=0))
 
-    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:  # noqa: D102
+    @override
+    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:
         _require_shape(r, self.variances.shape)
         return r / (_column(shift, r) + strength * self.variances)
 
-    def apply_to(self, v: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def apply_to(self, v: Tensor) -> Tensor:
         return v * self.variances
 
 
@@ -102,7 +105,8 @@ class LowRankCovariance(Covariance):
         rest = float(variances[rank:].sum()) / flat.shape[1]
         return cls(factor.reshape(rank, *data.shape[1:]), rest)
 
-    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:  # noqa: D102
+    @override
+    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:
         _require_shape(r, self.diagonal.shape)
         flat, factor = r.reshape(len(r), -1), self.factor.reshape(len(self.factor), -1)
         diagonal = self.diagonal.reshape(-1)
@@ -117,7 +121,8 @@ class LowRankCovariance(Covariance):
             solution[rows] = inner - strength * correction / base
         return solution.reshape(r.shape)
 
-    def apply_to(self, v: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def apply_to(self, v: Tensor) -> Tensor:
         flat, factor = v.reshape(len(v), -1), self.factor.reshape(len(self.factor), -1)
         return ((flat @ factor.T) @ factor).reshape(v.shape) + v * self.diagonal
 
@@ -159,12 +164,14 @@ class FourierCovariance(Covariance):
         null = self.spectrum <= floor * self.spectrum.max()
         return FourierCovariance(torch.where(null, 0.0, 1.0 / self.spectrum.masked_fill(null, 1)))
 
-    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:  # noqa: D102
+    @override
+    def solve(self, r: Tensor, shift: Tensor, strength: float) -> Tensor:
         _require_shape(r, self.spectrum.shape)
         modes = torch.fft.fft2(r) / (_column(shift, r) + strength * self.spectrum)
         return torch.fft.ifft2(modes).real
 
-    def apply_to(self, v: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def apply_to(self, v: Tensor) -> Tensor:
         return torch.fft.ifft2(torch.fft.fft2(v) * self.spectrum).real
 
 

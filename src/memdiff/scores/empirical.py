@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.kernel import Posterior, Trajectory
 from memdiff.kernel.shards import Engine
 from memdiff.kernel.trajectories import followed, index_bytes
 from memdiff.processes import ForwardProcess
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.conditions import Conditions
 from memdiff.scores.kernels import Kernels
@@ -81,7 +82,7 @@ class EmpiricalScore(Score):
             :class:`~memdiff.kernel.trajectories.TruncatedPosterior` for the memory it takes; of
             data on disk None leaves out nothing where that is more than ``memory_limit``.
         ranks: Processes that share the training points: each makes the same score of the same
-            data and querys it at the same points, on its part of the data alone (of data on
+            data and evaluates it at the same points, on its part of the data alone (of data on
             disk an evaluation reads no more); each gets the whole result. By default this process
             does it all.
 
@@ -128,7 +129,8 @@ class EmpiricalScore(Score):
         self.ranks = Ranks() if ranks is None else ranks
         self._renew_kernels()
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         points = self.source
         kind = str(points.dtype).removeprefix("torch.")
         conditional = "" if self.conditions is None else ", conditional"

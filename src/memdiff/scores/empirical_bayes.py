@@ -17,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.scores.base import expand_time, per_sample
 from memdiff.scores.empirical import EmpiricalScore
@@ -72,7 +73,8 @@ class EmpiricalBayes(RegularisedScore):
         self.log_floor = float(log_floor)
         self.convention = convention
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -93,5 +95,6 @@ class EmpiricalBayes(RegularisedScore):
         residual = posterior.residual.to(torch.float64) * per_sample(factor, x)
         return residual.to(x.dtype)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"log_floor={self.log_floor:g}, convention={self.convention!r}"

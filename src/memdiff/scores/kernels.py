@@ -9,7 +9,7 @@ from memdiff.kernel import PosteriorEngine
 from memdiff.kernel.labels import LabelledEngine
 from memdiff.kernel.points import DiskPoints
 from memdiff.kernel.shards import Engine, ShardedEngine
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.conditions import Conditions
 from memdiff.sources import Rows
 

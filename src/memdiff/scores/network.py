@@ -36,6 +36,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from memdiff.processes import ForwardProcess
 from memdiff.scores.base import Score, expand_time, per_sample
@@ -98,8 +99,9 @@ class NetworkScore(Score):
         known = getattr(net, "shape", None) if shape is None else shape
         self._shape = torch.Size(known) if isinstance(known, Sequence) else None
 
+    @override
     @property
-    def shape(self) -> torch.Size | None:  # noqa: D102
+    def shape(self) -> torch.Size | None:
         return self._shape
 
     def forward(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
@@ -115,7 +117,8 @@ class NetworkScore(Score):
             return (-self._output(x, time, y) / sigma).to(x.dtype)
         return (self._residual(x, time, y) / sigma**2).to(x.dtype)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -127,14 +130,16 @@ class NetworkScore(Score):
             return super().residual(x, t, y, exclude=exclude)
         return self._residual(x, expand_time(t, x), y).to(x.dtype)
 
-    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         time = expand_time(t, x)
         if self.parametrization == "denoiser":
             return self._output(x, time, y).to(x.dtype)
         m = per_sample(self.process.scale(time), x)
         return ((x.to(torch.float64) + self._residual(x, time, y)) / m).to(x.dtype)
 
-    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         time = expand_time(t, x)
         if self.parametrization == "noise":
             return self._output(x, time, y).to(x.dtype)
@@ -186,7 +191,8 @@ class NetworkScore(Score):
             )
         return output.to(torch.float64)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         net = type(self.net).__name__
         if isinstance(self.net, nn.Module):
             net += f" of {sum(p.numel() for p in self.net.parameters()):,} weights"

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from memdiff.kernel import PartialPosterior, Queries
 from memdiff.kernel.labels import LabelledEngine
+from memdiff.kernel.trajectories import Trajectory
+from memdiff.processes import ForwardProcess
 from memdiff.scores.base import expand_time
-from memdiff.scores.conditions import ConditionTerms
-
-if TYPE_CHECKING:
-    from memdiff.scores.empirical import EmpiricalScore
+from memdiff.scores.conditions import Conditions, ConditionTerms
+from memdiff.scores.kernels import Kernels
 
 __all__ = ["DifferentiableResidual", "ScoreQuery"]
+
+
+class Queried(Protocol):
+    """What a query needs of an empirical score."""
+
+    process: ForwardProcess
+    kernels: Kernels
+    conditions: Conditions | None
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``S`` of one point."""
+        ...
+
+    @property
+    def num_points(self) -> int:
+        """Number of training points."""
+        ...
+
+    def truncation(self) -> tuple[float, Trajectory | None]:
+        """Mass that a call may leave out, and what is remembered where a sampler asks."""
+        ...
 
 
 class ScoreQuery:
@@ -23,7 +45,7 @@ class ScoreQuery:
 
     def __init__(
         self,
-        score: EmpiricalScore,
+        score: Queried,
         x: Tensor,
         t: float | Tensor,
         y: Tensor | None,

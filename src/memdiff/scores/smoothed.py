@@ -17,6 +17,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.kernel.trajectories import unfollowed
 from memdiff.scores.base import Score
@@ -51,7 +52,8 @@ class Smoothed(RegularisedScore):
         self.draws = int(draws)
         self.seed = int(seed)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -70,5 +72,6 @@ class Smoothed(RegularisedScore):
                 mean = mean + (self.score.residual(x + shift, t, y, exclude=exclude) + shift)
         return (mean / self.draws).to(x.dtype)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth:g}, draws={self.draws}, seed={self.seed}"

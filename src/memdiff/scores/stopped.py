@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.regularised import RegularisedScore
@@ -41,7 +42,8 @@ class Stopped(RegularisedScore):
         super().__init__(score)
         self.t_end = float(t_end)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -58,5 +60,6 @@ class Stopped(RegularisedScore):
         factor = scale * (process.std(time) / process.std(stopped)) ** 2
         return (residual * per_sample(factor, x)).to(x.dtype)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"t_end={self.t_end:g}"

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.scores.base import expand_time
 from memdiff.scores.empirical import EmpiricalScore
@@ -51,7 +52,8 @@ class CollapseTemperature(TemperatureRule):
     def __post_init__(self) -> None:
         _require_positive(collapse=self.collapse)
 
-    def __call__(self, ratio: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def __call__(self, ratio: Tensor) -> Tensor:
         return (self.collapse / ratio.clamp_min(1e-150)).clamp_min(1.0)
 
 
@@ -70,7 +72,8 @@ class InverseTemperature(TemperatureRule):
     def __post_init__(self) -> None:
         _require_positive(constant=self.constant, collapse=self.collapse)
 
-    def __call__(self, ratio: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def __call__(self, ratio: Tensor) -> Tensor:
         tempered = (self.constant / ratio.clamp_min(1e-150)).clamp_min(1.0)
         return torch.where(ratio <= self.collapse, tempered, torch.ones_like(ratio))
 
@@ -99,7 +102,8 @@ class Tempered(RegularisedScore):
         super().__init__(score)
         self.temperature = temperature
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -114,7 +118,8 @@ class Tempered(RegularisedScore):
             tau = self.temperature
         return self.score.residual(x, t, y, exclude=exclude, temperature=tau)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"temperature={self.temperature}"
 
 

@@ -20,6 +20,7 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.scores.base import Score, expand_time, per_sample
 from memdiff.scores.covariance import Covariance
@@ -56,7 +57,8 @@ class Tikhonov(RegularisedScore):
         """The regularised score, of the shape and dtype of ``x``; finite at sigma = 0."""
         return self._shrunk(self.score.residual(x, t, y), x, t).to(x.dtype)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -75,5 +77,6 @@ class Tikhonov(RegularisedScore):
             return self.covariance.solve(residual, variance, self.strength)
         return residual / per_sample(variance + self.strength, x)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    @override
+    def extra_repr(self) -> str:
         return f"strength={self.strength:g}"

@@ -306,7 +306,7 @@ def _checked(shard: object, name: str) -> Tensor | np.ndarray | ArrayFile:
             f"got {type(shard).__name__}."
         )
     if shard.ndim == 0:
-        raise ValueError(f"{name} must have shape (N, *S), one row a point, got a scalar.")
+        raise ValueError(f"{name} must have shape (N, *S), one row per point, got a scalar.")
     return shard
 
 

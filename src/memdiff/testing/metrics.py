@@ -35,7 +35,7 @@ def check_metric(
     """Check that a metric is what :mod:`memdiff.metrics` says a metric is.
 
     - arguments are keyword-only; the result is a frozen ``MetricResult``: a number, a float64
-      score a sample, an interval that holds the number, and with held-out points a null;
+      score per sample, an interval that holds the number, and with held-out points a null;
     - two calls agree, and change neither their arguments nor a global random state;
     - the order of the samples does not matter (the scores go with them), nor that of train;
     - float32 and float64 input of the same values agree;

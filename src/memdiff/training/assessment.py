@@ -1,8 +1,7 @@
-"""What a finished run is worth: samples of the kept model, audited."""
+"""The audit of a finished training run: samples of the kept model against its training data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,13 +9,13 @@ import torch
 
 from memdiff.audit import AuditResult, audit
 from memdiff.data import Dataset
-from memdiff.provenance import provenance
-from memdiff.samplers import Heun, Sampler, sample
-from memdiff.training.run import TrainingRun, save_samples
+from memdiff.run.provenance import provenance
+from memdiff.samplers import Sampler, sample
+from memdiff.training.run_folder import save_samples
+from memdiff.training.training_run import TrainingRun
+from memdiff.training.watched_training import Progress
 
 __all__ = ["Assessment", "assess", "summary"]
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ def assess(
     run: TrainingRun,
     num: int = 500,
     *,
-    sampler: Sampler = Heun(steps=18),  # noqa: B008  (frozen)
+    sampler: Sampler | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -51,7 +50,7 @@ def assess(
     Args:
         run: The run.
         num: Number of samples.
-        sampler: How they are drawn.
+        sampler: How they are drawn; that of the monitor by default.
         batch_size: Samples at a time.
         device: Where to draw them.
         progress: Receives (stage, done, total).
@@ -60,6 +59,7 @@ def assess(
         The samples and their audit.
     """
     seed = run.settings.training.seed
+    sampler = sampler or run.settings.monitor.sampler
     x = sample(
         run.score.to(device),
         shape=run.config.shape,
@@ -85,7 +85,7 @@ def assess(
 
 
 def summary(run: TrainingRun, assessment: Assessment | None) -> dict[str, Any]:
-    """A run and its assessment in plain JSON types: the content of ``report.json``."""
+    """Return a run and its assessment in plain JSON types: the content of ``report.json``."""
     monitor = run.monitor
     onset = None if monitor is None else monitor.onset
     choice = run.choice

@@ -1,4 +1,4 @@
-"""Which points a training step sees, and where its randomness comes from.
+"""Batches and random seeds of the training steps.
 
 Everything random in step ``k`` of a run is a function of the seed and of ``k``. A run therefore
 resumes exactly from its step number, with no state of generators to save, and ranks that share a
@@ -19,7 +19,7 @@ _ORDER, _STEP = 0, 1
 
 
 def step_seed(seed: int, step: int, stream: int = 0) -> int:
-    """A 32-bit seed for one step of a run, such that steps and streams are unrelated.
+    """Return a 32-bit seed for one step of a run, unrelated to those of other steps and streams.
 
     Args:
         seed: Non-negative seed of the run.
@@ -34,7 +34,7 @@ def step_seed(seed: int, step: int, stream: int = 0) -> int:
 
 
 def batch_index(count: int, batch_size: int | None, seed: int, step: int) -> Tensor:
-    """Points of one step: epochs in a fresh random order each, cut into batches end to end.
+    """Return the points of one step: epochs in fresh random orders, cut into batches end to end.
 
     Args:
         count: Number of training points.

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in one file that is whole or absent.
+"""Checkpoints of a training run: all that it needs to go on exactly, in one file.
 
 A state is one safetensors file: the weights (``score.*``), their average (``averaged.*``), the
 tensors of the optimizer (``optimizer.*``), and in the header a JSON text with the rest. No random
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from memdiff.data import replace_file
+from memdiff.run.writing import replace_file
 from memdiff.training.loop import TrainingState
 
 __all__ = ["load_state", "load_weights", "read_header", "save_state", "save_weights"]
@@ -142,7 +142,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Mapping[str, Any]:
 
 
 def read_header(path: str | Path) -> Mapping[str, Any]:
-    """The JSON of a checkpoint, without its tensors.
+    """Read the JSON header of a checkpoint, without its tensors.
 
     Raises:
         FileNotFoundError: If there is no such file.

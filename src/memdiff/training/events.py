@@ -1,4 +1,4 @@
-"""The curves of a run under the names that loggers show."""
+"""Curves of a run for loggers: TensorBoard event files and the names of the curves."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Events:
 
 
 def curves(seen: Observation) -> dict[str, float]:
-    """The numbers of an observation by the name of their curve."""
+    """Return the values of an observation by the name of their curve."""
     return {
         "denoising loss/train": seen.train_loss,
         "denoising loss/heldout": seen.heldout_loss,

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one JSON object a line, appended as the run goes, exact after a resume."""
+"""Journal of a run, ``metrics.jsonl``: one JSON record per line, exact after a resume."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memdiff.data import replace_file
+from memdiff.run.writing import replace_file
 
 __all__ = ["Journal", "read_journal"]
 
@@ -48,7 +48,7 @@ class Journal:
 
 
 def read_journal(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The whole records of a journal, in order; a last line that was cut short is left out.
+    """Read the records of a journal in order; a last line that was cut short is left out.
 
     Args:
         path: The file; none is the same as an empty one.

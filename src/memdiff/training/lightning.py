@@ -1,4 +1,4 @@
-"""The monitor of memorisation as a callback of Lightning, with the extra ``lightning``.
+"""Monitor of memorisation as a callback of Lightning, with the extra ``lightning``.
 
 .. code-block:: python
 
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.scores.base import Score
 from memdiff.training.events import curves
@@ -28,7 +29,7 @@ __all__ = ["MonitorCallback"]
 
 
 class MonitorCallback(Callback):
-    """Watches a model while Lightning trains it, stops at memorisation, keeps the best weights.
+    """Callback that stops training at memorisation and keeps the best weights.
 
     There is an observation before the first step, every ``every`` steps of the optimizer, and
     after the last. Its numbers are logged, as ``memorised fraction/samples`` and so on. When an
@@ -80,31 +81,35 @@ class MonitorCallback(Callback):
         self._seen = -1
         self._memorizing = False
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe the model before the first step, or a resumed one where it was not observed."""
         if trainer.global_step == 0:
             self._look(trainer, pl_module)
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
+        outputs: Any,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         """Observe after every so many steps of the optimizer."""
         if trainer.global_step % self.every == 0:
             self._look(trainer, pl_module)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Observe the last step, and bring back the best weights after an onset."""
         self._look(trainer, pl_module)
         if self.restore and self._memorizing and self.best_weights is not None:
             self.score(pl_module).load_state_dict(self.best_weights)
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint of Lightning holds."""
+        """Return what a checkpoint of Lightning holds."""
         return {
             "monitor": self.monitor.state_dict(),
             "best_step": self.best_step,
@@ -113,6 +118,7 @@ class MonitorCallback(Callback):
             "memorizing": self._memorizing,
         }
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self.monitor.load_state_dict(state_dict["monitor"])

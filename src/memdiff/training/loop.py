@@ -1,4 +1,4 @@
-r"""The training loop, as a generator that its caller drives.
+r"""Training loop of a score, as a generator that its caller drives.
 
 >>> from memdiff.processes import VP
 >>> class Slope(Score):
@@ -26,80 +26,25 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from memdiff.objectives import Draws
-from memdiff.ranks import Ranks
+from memdiff.run.ranks import Ranks
 from memdiff.scores.base import Score
+from memdiff.training.averages import LinearWarmup, update_average
 from memdiff.training.batches import batch_index, step_seed
+from memdiff.training.loop_settings import TrainingSettings
 from memdiff.training.objective import Objective
 
-__all__ = ["TrainingSettings", "TrainingState", "TrainingStep", "train", "update_average"]
+__all__ = ["TrainingState", "TrainingStep", "train"]
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    r"""Settings of :func:`train`.
-
-    Attributes:
-        steps: Number of the last step.
-        batch_size: Points a step, over all processes; None for every point in every step.
-        learning_rate: Of Adam (AdamW with a weight decay), after the warm-up.
-        warmup: Steps over which the learning rate rises linearly from 0.
-        weight_decay: Decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
-        clip: Largest norm of the gradient, over all parameters; None for no clipping.
-        ema: Decay :math:`\beta` of the moving average of the weights, in [0, 1).
-        ema_warmup: Whether step ``k`` averages with :math:`\min(\beta, (1 + k)/(10 + k))`, so that
-            short runs are not averages of their start.
-        precision: ``"float32"`` for the precision of the weights; ``"bfloat16"`` for mixed
-            precision; ``"auto"`` for bfloat16 on a GPU that has it.
-        seed: Seed of batches, noise, dropout. Everything random in a step depends on it and on the
-            number of the step alone.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    steps: int = 10_000
-    batch_size: int | None = 64
-    learning_rate: float = 1e-3
-    warmup: int = 0
-    weight_decay: float = 0.0
-    clip: float | None = None
-    ema: float = 0.9999
-    ema_warmup: bool = True
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("warmup", 0), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2^63, got {self.seed}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}.")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
-        if not 0.0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be non-negative, got {self.weight_decay}.")
-        if self.clip is not None and not 0.0 < self.clip < math.inf:
-            raise ValueError(f"clip must be positive, got {self.clip}; leave it out not to clip.")
-        if not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must lie in [0, 1), got {self.ema}: 0 does not average.")
-        if self.precision not in ("float32", "bfloat16", "auto"):
-            raise ValueError(
-                f"precision must be float32, bfloat16 or auto, got {self.precision!r}."
-            )
-
-
 class TrainingState:
-    """All that a run carries from one step to the next.
+    """State of a run between two steps: weights, their average, the optimizer.
 
     Args:
         score: The score to train; it is changed in place.
@@ -144,7 +89,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What one step did.
+    """Result of one step.
 
     Attributes:
         step: Its number, from 1: the weights are those after it.
@@ -185,7 +130,7 @@ def train(
     state: TrainingState | None = None,
     ranks: Ranks | None = None,
 ) -> Iterator[TrainingStep]:
-    """Train a score; one item a step.
+    """Train a score, and yield once per step.
 
     Args:
         score: The score, for example a ``NetworkScore``; it is changed in place.
@@ -196,7 +141,7 @@ def train(
         state: Where to go on, from :func:`memdiff.training.load_state`; the run then ends as it
             would have ended without the interruption, to the last bit. By default a new run.
         ranks: Processes that share each batch, each with the same arguments: give
-            :func:`memdiff.ranks.joined` where ``torchrun`` or ``accelerate.Accelerator()`` has
+            :func:`memdiff.run.ranks.joined` where ``torchrun`` or ``accelerate.Accelerator()`` has
             set them up. All start from the weights of the first, and the loss curve is that of
             one process with the same ``batch_size``, to rounding; dropout differs. By default
             this process alone.
@@ -270,28 +215,10 @@ def train(
         )
 
 
-@torch.no_grad()
-def update_average(averaged: nn.Module, current: nn.Module, decay: float) -> None:
-    r"""Move an average of weights: :math:`\bar w \leftarrow \beta \bar w + (1 - \beta) w`.
-
-    Buffers are copied.
-
-    Args:
-        averaged: The average, changed in place.
-        current: The module with the weights :math:`w`, of the same structure.
-        decay: :math:`\beta` in [0, 1).
-    """
-    pairs = list(zip(averaged.parameters(), current.parameters(), strict=True))
-    if pairs:
-        torch._foreach_lerp_([a for a, _ in pairs], [c for _, c in pairs], 1.0 - decay)
-    for average, buffer in zip(averaged.buffers(), current.buffers(), strict=True):
-        average.copy_(buffer)
-
-
 def _decay(settings: TrainingSettings, step: int) -> float:
     if not settings.ema_warmup:
         return settings.ema
-    return min(settings.ema, (1 + step) / (10 + step))
+    return LinearWarmup(settings.ema).decay_at(step)
 
 
 def _learning_rates(state: TrainingState, settings: TrainingSettings) -> float:
@@ -368,4 +295,6 @@ def _check_data(data: Tensor, y: Tensor | None) -> None:
             f"with shape {tuple(data.shape)}."
         )
     if y is not None and len(y) != len(data):
-        raise ValueError(f"y must have {len(data)} rows, one a training point, got {len(y)}.")
+        raise ValueError(
+            f"y must have {len(data)} rows, one for each training point, got {len(y)}."
+        )

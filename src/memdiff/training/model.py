@@ -1,4 +1,4 @@
-"""A trained model as a folder: ``config.json`` says how it is built, weights lie beside it."""
+"""A trained model in a folder: its configuration in ``config.json``, its weights beside it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from memdiff.data import TableEncoding
-from memdiff.memory import require_memory
 from memdiff.processes import EDM, VE, VP, ForwardProcess, LinearInterpolant
+from memdiff.run.memory import require_memory
 from memdiff.scores.network import NetworkScore, Parametrization
 from memdiff.training.checkpoints import load_weights
 from memdiff.training.networks import MLP, UNet
@@ -29,7 +29,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    r"""Everything that builds an untrained model.
+    r"""Configuration from which an untrained model is built.
 
     Attributes:
         shape: Shape ``S`` of one point.
@@ -37,7 +37,7 @@ class ModelConfig:
         network: ``"mlp"`` (any data) or ``"unet"`` (images).
         width: Units of a hidden layer, or channels of the first level of a U-Net; None for the
             default of the network.
-        depth: Hidden layers after the first, or residual blocks a level; None for the default.
+        depth: Hidden layers after the first, or residual blocks per level; None for the default.
         dropout: Dropout of a U-Net, in [0, 1).
         process: ``"edm"``, with levels from 0.002/0.5 to 80/0.5 standard deviations of the data;
             ``"ve"``, ``"vp"`` or ``"linear"`` with the constants of the paper.
@@ -87,12 +87,12 @@ class ModelConfig:
 
     @classmethod
     def for_data(cls, data: Tensor, **choices: Any) -> ModelConfig:  # noqa: ANN401
-        """The configuration with the shape and scale of training data ``(N, *S)``."""
+        """Return the configuration with the shape and scale of training data ``(N, *S)``."""
         deviation = float(data.to(torch.float64).std(correction=0))
         return cls(shape=tuple(data.shape[1:]), sigma_data=deviation, **choices)
 
     def build(self) -> NetworkScore:
-        """The untrained model; equal configurations give equal weights.
+        """Build the untrained model; equal configurations give equal weights.
 
         Raises:
             ValueError: If its weights, and what a step of training keeps for each, do not fit
@@ -113,12 +113,12 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the configuration in plain JSON types."""
         return {**asdict(self), "shape": list(self.shape)}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> ModelConfig:
-        """The configuration that :meth:`to_dict` described."""
+        """Return the configuration that :meth:`to_dict` described."""
         return cls(**{**entry, "shape": tuple(entry["shape"])})
 
     def _process(self) -> ForwardProcess:
@@ -175,18 +175,7 @@ def load_model(
         FileNotFoundError: If there is no model in the folder.
         ValueError: If the files do not belong together.
     """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
-        )
-    try:
-        text = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged, it is no whole JSON ({error}): the command of the run "
-            "writes it anew, if state.safetensors is still there."
-        ) from error
+    text, path = _configuration(folder)
     try:
         config = ModelConfig.from_dict(text["model"])
     except (ValueError, KeyError, TypeError) as error:
@@ -197,7 +186,7 @@ def load_model(
 
 
 def load_encoding(folder: str | Path) -> TableEncoding | None:
-    """Load how a model that ``memdiff train`` wrote sees the rows of a table.
+    """Load the encoding of table rows of a model that ``memdiff train`` wrote.
 
     Its :meth:`~memdiff.data.TableEncoding.decode` makes rows of what the model draws.
 
@@ -211,13 +200,25 @@ def load_encoding(folder: str | Path) -> TableEncoding | None:
         FileNotFoundError: If there is no model in the folder.
         ValueError: If ``config.json`` cannot be read.
     """
+    text, path = _configuration(folder)
+    try:
+        table = text.get("table")
+        return None if table is None else TableEncoding.from_dict(table)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} describes no table: {error}.") from error
+
+
+def _configuration(folder: str | Path) -> tuple[Any, Path]:
+    """The content of ``config.json``, and its path."""
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
             f"no {CONFIG} in {str(folder)!r}: give a folder that memdiff train wrote."
         )
     try:
-        table = json.loads(path.read_text("utf-8")).get("table")
-        return None if table is None else TableEncoding.from_dict(table)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} describes no table: {error}.") from error
+        return json.loads(path.read_text("utf-8")), path
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, it is no whole JSON ({error}): the command of the run "
+            "writes it anew, if state.safetensors is still there."
+        ) from error

@@ -1,4 +1,4 @@
-r"""A monitor of memorisation for any training loop.
+r"""Monitor of memorisation for any training loop.
 
 >>> from memdiff.processes import VE
 >>> from memdiff.scores import EmpiricalScore
@@ -41,7 +41,7 @@ from memdiff.scores import EmpiricalScore
 from memdiff.scores.base import Score
 from memdiff.scores.empirical import negligible_mass
 from memdiff.training.observation import Level, Observation
-from memdiff.training.onset import Onset, find_onset, fisher_exact
+from memdiff.training.onset import Onset, find_onset
 
 __all__ = ["Monitor", "MonitorSettings"]
 
@@ -103,7 +103,7 @@ class MonitorSettings:
 
 
 class Monitor:
-    """Watches a score for memorisation; plain enough for any loop.
+    """Observes a score during training and finds the onset of memorisation.
 
     Args:
         train: Training points with shape ``(N, *S)``, at least 2 different ones.
@@ -151,7 +151,7 @@ class Monitor:
 
     @property
     def onset(self) -> Onset:
-        """What the rules find in the observations so far."""
+        """Steps of generalisation and memorisation in the observations so far."""
         readings = [observation.reading for observation in self.observations]
         return find_onset(readings, alpha=self.settings.alpha, patience=self.settings.patience)
 
@@ -161,11 +161,11 @@ class Monitor:
         return self.onset.onset is not None
 
     def is_best(self) -> bool:
-        """Whether the last observation is the one to keep."""
+        """Tell whether the last observation is the one to keep."""
         return bool(self.observations) and self.onset.best == self.observations[-1].step
 
     def observe(self, step: int, score: Score) -> Observation:
-        """Look at a score.
+        """Measure losses of a score and samples drawn from it.
 
         Args:
             step: Number of the step, larger than that of the last observation.
@@ -188,7 +188,7 @@ class Monitor:
         return observation
 
     def confirm(self, step: int, score: Score) -> Observation:
-        """Look at a model to keep, with ``settings.confirm`` samples of latents of its own.
+        """Measure a model to keep, with ``settings.confirm`` samples from latents of its own.
 
         Looks while training are short, and the model that passed them was chosen: what it is
         worth, fresh samples tell.
@@ -209,7 +209,7 @@ class Monitor:
         return self._look(step, score, self.settings.confirm, self.settings.samples)
 
     def is_confirmed(self, observation: Observation) -> bool:
-        """Whether neither test comes near a rejection."""
+        """Tell whether neither test comes near a rejection."""
         return min(observation.p_fraction, observation.p_close) > self.settings.confirm_level
 
     def _look(self, step: int, score: Score, num: int, start: int) -> Observation:
@@ -232,7 +232,7 @@ class Monitor:
         return self._compare(step, levels, drawn.to(self._train), started)
 
     def state_dict(self) -> dict[str, Any]:
-        """The observations, in plain JSON types."""
+        """Return the observations in plain JSON types."""
         return {"observations": [observation.to_dict() for observation in self.observations]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,6 +267,8 @@ class Monitor:
     def _compare(
         self, step: int, levels: tuple[Level, ...], drawn: Tensor, started: float
     ) -> Observation:
+        from scipy.stats import fisher_exact
+
         settings = self.settings
         found = Distances(generated=drawn, train=self._train, heldout=self._heldout)
         copies = ratio(distances=found, threshold=settings.threshold, dimension=1.0)
@@ -278,6 +280,9 @@ class Monitor:
             self._null = null_hits, float(fresh.median())
         null_hits, fresh_distance = self._null
         tests = copying_tests(found, seed=settings.seed)
+        more = fisher_exact(
+            [[hits, len(drawn) - hits], [null_hits, len(self._heldout) - null_hits]], "greater"
+        )
         shares = tests.share
         assert shares.null is not None
         interval = clopper_pearson(hits, len(drawn), settings.level)
@@ -287,7 +292,7 @@ class Monitor:
             fraction=copies.value,
             interval=(interval.low, interval.high),
             null_fraction=null_hits / len(self._heldout),
-            p_fraction=fisher_exact(hits, len(drawn), null_hits, len(self._heldout)),
+            p_fraction=float(more.pvalue),
             closer_to_train=shares.value,
             null_closer=shares.null.value,
             p_close=tests.p_value,

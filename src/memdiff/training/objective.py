@@ -1,4 +1,4 @@
-r"""What a training step minimises: denoising score matching with explicit regularisers.
+r"""Training objective: denoising score matching with explicit regularisers.
 
 For a draw :math:`x = m x_0 + \sigma z` of a point with ``d`` values,
 
@@ -46,7 +46,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Penalty(Protocol):
-    r"""An explicit regulariser :math:`\rho`."""
+    r"""Explicit regulariser :math:`\rho` of the objective."""
 
     def __call__(self, s: Tensor, draws: Draws) -> Tensor:
         r"""The penalty of each draw, before the weight :math:`\lambda`.
@@ -144,7 +144,7 @@ class EDMWeighting:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a batch, one a draw, per value of a point.
+    """Losses of a batch, one for each draw, per value of a point.
 
     Attributes:
         denoising: float64 with shape ``(B,)``.
@@ -162,7 +162,7 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    r"""A denoising objective; see the module.
+    r"""Denoising objective with a law of times, a weight and a regulariser.
 
     Attributes:
         times: Law of the times.
@@ -244,7 +244,7 @@ def edm_objective(
     penalty: Penalty | None = None,
     augmentation: Augmentation | None = None,
 ) -> Objective:
-    r"""The objective of Karras et al., its levels in units of the data.
+    r"""Return the objective of Karras et al., its noise levels in units of the data.
 
     :math:`P_{mean} = -1.2`, :math:`P_{std} = 1.2` are for :math:`\sigma_{data} = 0.5`; for other
     data the ratios scale along, :math:`P_{mean} = -1.2 + \ln(\sigma_{data}/0.5)`.

@@ -1,4 +1,4 @@
-"""What a monitor of memorisation sees at one step."""
+"""Observation of a monitor at one step: losses and memorised fraction."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Level:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a monitor saw at one step.
+    """Losses, memorised fraction and closeness to the training data at one step.
 
     Attributes:
         step: The step.
-        levels: The losses, one a noise level.
+        levels: The losses, one for each noise level.
         fraction: Share of samples that pass the ratio test.
         interval: Its Clopper-Pearson interval.
         null_fraction: The same share of the held-out points.
@@ -91,11 +91,11 @@ class Observation:
 
     @property
     def reading(self) -> Reading:
-        """What the rules of the onset read."""
+        """The values that the rules of the onset need."""
         return Reading(self.step, self.heldout_loss, self.p_fraction, self.p_close)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples, in plain JSON types."""
+        """Return everything but the samples, in plain JSON types."""
         fields = {name: value for name, value in vars(self).items() if name != "samples"}
         return {
             **fields,
@@ -105,7 +105,7 @@ class Observation:
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> Observation:
-        """The observation that :meth:`to_dict` described, without its samples."""
+        """Return the observation that :meth:`to_dict` described, without its samples."""
         levels = tuple(Level(**level) for level in entry["levels"])
         low, high = entry["interval"]
         return cls(**{**entry, "levels": levels, "interval": (low, high)})

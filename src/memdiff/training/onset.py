@@ -1,4 +1,4 @@
-r"""When generalisation came and when memorisation began: rules on the curves of a monitor.
+r"""Steps at which generalisation came and memorisation began, from the curves of a monitor.
 
 Of the observations at steps :math:`k_1 < k_2 < \dots`:
 
@@ -36,14 +36,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Onset", "Reading", "find_onset", "fisher_exact"]
+__all__ = ["Onset", "Reading", "find_onset"]
 
 _PLATEAU = 0.05
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the rules need to know of one observation.
+    """Values of one observation that the rules need.
 
     Attributes:
         step: Its step.
@@ -60,7 +60,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Onset:
-    """The steps that the rules find; see the module. None where there is none yet.
+    """Steps of generalisation and memorisation, each None where there is none yet.
 
     Attributes:
         tau_gen: Step at which generalisation came.
@@ -89,7 +89,7 @@ class Onset:
 
 
 def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> Onset:
-    """Apply the rules to the observations so far.
+    """Find the steps from the observations so far.
 
     Args:
         readings: The observations, by step.
@@ -133,28 +133,6 @@ def find_onset(readings: Sequence[Reading], *, alpha: float, patience: int) -> O
         clean=tuple(reading.step for reading in clean),
         suspicious=bool(readings) and (fraction[-1] or close[-1]),
     )
-
-
-def fisher_exact(hits: int, trials: int, other_hits: int, other_trials: int) -> float:
-    """One-sided p-value that the first share is not larger, by Fisher's exact test.
-
-    Args:
-        hits: Hits among the first.
-        trials: Size of the first.
-        other_hits: Hits among the others.
-        other_trials: Size of the others.
-
-    Returns:
-        The probability, given all hits, of at least as many among the first.
-
-    Example:
-        >>> round(fisher_exact(3, 3, 0, 3), 3)
-        0.05
-    """
-    from scipy.stats import hypergeom
-
-    total = hits + other_hits
-    return min(1.0, float(hypergeom.sf(hits - 1, trials + other_trials, total, trials)))
 
 
 def _first_run(rejects: Sequence[bool], patience: int) -> int | None:

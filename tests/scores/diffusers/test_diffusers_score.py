@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from memdiff.processes import EDM
+from memdiff.processes.tabulated import TabulatedVP
 from memdiff.samplers import DDIM, sample
 from memdiff.scores.diffusers import Chain, DiffusersScore, Preconditioned, convention_of
-from memdiff.tabulated import TabulatedVP
 from memdiff.testing import check_score
 
 diffusers = pytest.importorskip("diffusers")

@@ -10,10 +10,10 @@ import torch
 
 from memdiff.neighbors import nearest
 from memdiff.processes import EDM, VE, VP, LinearInterpolant
+from memdiff.processes.tabulated import TabulatedVP
 from memdiff.samplers import DDIM, Euler, sample
 from memdiff.scores import EmpiricalScore, GaussianScore, Tikhonov
 from memdiff.scores.diffusers import DiffusersScore, as_diffusers_model, convention_of
-from memdiff.tabulated import TabulatedVP
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from memdiff.audit.evidence import Evidence
-from memdiff.audit.page.duplicates import duplicate_blocks
+from memdiff.audit.findings import Findings
+from memdiff.audit.page.banner import verdict_banner
 from memdiff.audit.page.evidence_tables import (
     exchangeability_table,
     measurement_table,
@@ -16,15 +17,16 @@ from memdiff.audit.page.evidence_tables import (
     sensitivity_table,
     test_table,
 )
-from memdiff.audit.page.figures import (
+from memdiff.audit.page.limitations import limitations
+from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
+from memdiff.audit.page.pairs import copied_blocks, pair_blocks
+from memdiff.audit.page.plots import (
     closeness_plot,
     extraction_plot,
     sensitivity_plot,
 )
-from memdiff.audit.page.limitations import limitations
-from memdiff.audit.page.numbers import p_text, percent, percent_given, range_text
-from memdiff.audit.page.pairs import copied_blocks, pair_blocks
-from memdiff.audit.result import AuditResult, plain
+from memdiff.audit.page.repetition import duplicate_blocks
+from memdiff.audit.record import plain
 from memdiff.metrics.extraction import Extraction
 from memdiff.report import (
     Banner,
@@ -36,26 +38,14 @@ from memdiff.report import (
     Table,
     write_html,
 )
-from memdiff.report.document import Block, CellValue, Tone
+from memdiff.report.document import Block, CellValue
 
 __all__ = ["compose", "write_page"]
 
-_TONES: dict[str, Tone] = {
-    "memorizing": "bad",
-    "overfitting": "bad",
-    "not detected": "good",
-    "inconclusive": "caution",
-}
-_TITLES = {
-    "memorizing": "Memorizing",
-    "overfitting": "Overfitting, no copies",
-    "not detected": "Memorisation not detected",
-    "inconclusive": "Inconclusive",
-}
 _NOUNS = {"images": "images", "video": "clips", "table": "rows", "vectors": "vectors"}
 
 
-def write_page(result: AuditResult, path: Path) -> Path:
+def write_page(result: Findings, path: Path) -> Path:
     """Write the result as one HTML file that opens offline, by a temporary name that is renamed.
 
     Args:
@@ -69,7 +59,7 @@ def write_page(result: AuditResult, path: Path) -> Path:
     return path
 
 
-def compose(result: AuditResult) -> Document:
+def compose(result: Findings) -> Document:
     """The page as a document: verdict, advice, evidence, pairs, limitations, provenance."""
     decisive = _decisive(result)
     sections = [
@@ -99,12 +89,12 @@ def compose(result: AuditResult) -> Document:
     )
 
 
-def _decisive(result: AuditResult) -> Evidence:
+def _decisive(result: Findings) -> Evidence:
     name = result.decision.descriptor
     return next((e for e in result.evidence if e.name == name), result.evidence[0])
 
 
-def _subtitle(result: AuditResult) -> str:
+def _subtitle(result: Findings) -> str:
     inputs = result.inputs
     noun = _NOUNS[inputs.train.kind]
     heldout = (
@@ -118,7 +108,7 @@ def _subtitle(result: AuditResult) -> str:
     return f"{against} {heldout}; features: {features}{transforms}."
 
 
-def _banner(result: AuditResult) -> Banner:
+def _banner(result: Findings) -> Banner:
     decision, settings = result.decision, result.settings
     facts = {}
     if not decision.reasons:
@@ -133,7 +123,7 @@ def _banner(result: AuditResult) -> Banner:
     if settings.fail_above is not None:
         state = "failed" if result.gate_failed else "passed"
         facts[f"Gate at {percent_given(settings.fail_above)}"] = state
-    return Banner(_TITLES[decision.name], decision.sentence, _TONES[decision.name], facts)
+    return verdict_banner(decision, facts)
 
 
 def _headline(entry: Evidence) -> list[Block]:
@@ -160,7 +150,7 @@ def _headline(entry: Evidence) -> list[Block]:
     ]
 
 
-def _advice(result: AuditResult) -> Block:
+def _advice(result: Findings) -> Block:
     if not result.advice:
         return Paragraph("Nothing was found that calls for action.")
     return Table(
@@ -171,7 +161,7 @@ def _advice(result: AuditResult) -> Block:
     )
 
 
-def _tests(result: AuditResult) -> list[Block]:
+def _tests(result: Findings) -> list[Block]:
     if result.inputs.heldout is None:
         return [Paragraph("Without held-out data there are no decoys, and no test.")]
     level = f"{result.settings.level:g}"
@@ -194,7 +184,7 @@ def _tests(result: AuditResult) -> list[Block]:
     ]
 
 
-def _measurements(result: AuditResult) -> list[Block]:
+def _measurements(result: Findings) -> list[Block]:
     intro = (
         "Published measures of memorisation, fidelity and diversity, each beside its value "
         "without memorisation. None has a value that is good in itself: compare the columns."
@@ -202,7 +192,7 @@ def _measurements(result: AuditResult) -> list[Block]:
     return [Paragraph(intro), *(measurement_table(entry) for entry in result.evidence)]
 
 
-def _extraction(result: AuditResult) -> list[Block]:
+def _extraction(result: Findings) -> list[Block]:
     found = result.extraction
     if found is None:
         return [Paragraph("No sample is flagged as a copy, so nothing counts as extracted.")]
@@ -267,7 +257,7 @@ def _extrapolation_table(found: Extraction) -> Table:
     )
 
 
-def _sensitivity(result: AuditResult) -> list[Block]:
+def _sensitivity(result: Findings) -> list[Block]:
     if result.inputs.heldout is None:
         return [Paragraph("Without held-out data there is no estimate.")]
     names = " and ".join(entry.name for entry in result.evidence[:4])
@@ -288,7 +278,7 @@ def _sensitivity(result: AuditResult) -> list[Block]:
     ]
 
 
-def _provenance(result: AuditResult) -> list[Block]:
+def _provenance(result: Findings) -> list[Block]:
     settings = plain(result.settings)
     blocks: list[Block] = [
         Table(

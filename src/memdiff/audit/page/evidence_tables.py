@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memdiff.audit.evidence import Evidence, Measurement
-from memdiff.audit.page.figures import fractions
+from memdiff.audit.evidence import Evidence
 from memdiff.audit.page.numbers import number, p_cell, p_text, percent, percent_given, range_text
+from memdiff.audit.page.plots import fractions
+from memdiff.audit.panel import Measurement
 from memdiff.audit.verdict import Verdict
-from memdiff.metrics import (
-    FLD,
-    Authenticity,
-    CalibratedL2,
-    CopyingTests,
-    DataCopying,
-    Fidelity,
-    MaximalSimilarity,
-    MetricResult,
-    Ratio,
-    Vendi,
-)
+from memdiff.metrics import CopyingTests, Detail, MetricResult
 from memdiff.report import Cell, Table
 from memdiff.report.document import CellValue
 
@@ -31,7 +21,11 @@ __all__ = [
     "test_table",
 ]
 
-_SHARES = (Ratio, CalibratedL2, MaximalSimilarity, Authenticity, Fidelity)
+_FORMS: dict[str, Callable[[float], str]] = {
+    "share": percent,
+    "number": number,
+    "p-value": p_text,
+}
 
 
 def rule_table(evidence: Sequence[Evidence], verdict: Verdict) -> Table:
@@ -233,12 +227,13 @@ def measurement_table(entry: Evidence) -> Table:
 
 
 def _measurement(one: Measurement) -> list[CellValue]:
-    title = Cell(f"{_capital(one.title)} [{one.reference}]", note=_sentence(one.meaning))
+    cited = f" [{one.reference}]" if one.reference else ""
+    title = Cell(_capital(one.title) + cited, note=_sentence(one.meaning))
     result = one.result
     if result is None:
         return [title, Cell("not computed", "neutral", note=_sentence(one.problem)), None]
-    form = percent if isinstance(result, _SHARES) else number
-    value = Cell(form(result.value), note=_with_details(result, form))
+    form = _FORMS[result.unit]
+    value = Cell(form(result.value), note=_details(result))
     null = result.null
     if null is None:
         return [title, value, None]
@@ -246,36 +241,22 @@ def _measurement(one: Measurement) -> list[CellValue]:
     return [title, value, Cell(form(null.value), note=f"{band}{null.source}")]
 
 
-def _with_details(result: MetricResult, form: Callable[[float], str]) -> str:
-    parts = [] if result.interval is None else [range_text(result.interval, form)]
-    if isinstance(result, Ratio):
-        parts.append(f"threshold {number(result.threshold)}")
-        if result.chance is not None and result.dimension is not None:
-            parts.append(
-                f"{percent(result.chance)} by chance in {result.dimension:.1f} intrinsic "
-                "dimensions"
-            )
-    elif isinstance(result, CalibratedL2):
-        parts.append(f"median {number(result.median)}, smallest {number(result.minimum)}")
-    elif isinstance(result, MaximalSimilarity):
-        parts.append(f"mean similarity {number(result.summary.mean)}")
-        parts.append(f"among training data {number(result.background.mean)}")
-    elif isinstance(result, DataCopying):
-        parts.append(f"p = {p_text(result.p_value)}")
-        if result.dropped_generated > 0:
-            parts.append(f"{percent(result.dropped_generated)} of the samples in cells left out")
-    elif isinstance(result, FLD):
-        gap = result.gap
-        parts.append(f"gap {number(gap.value)} ({range_text(gap.interval, number)})")
-    elif isinstance(result, Fidelity):
-        for name in ("precision", "recall", "density"):
-            estimate = getattr(result, name)
-            kind = number if name == "density" else percent
-            expected = "" if estimate.null is None else f", expected {kind(estimate.null.value)}"
-            parts.append(f"{name} {kind(estimate.value)}{expected}")
-    elif isinstance(result, Vendi):
-        parts.append(f"of {result.used} samples")
-    return "; ".join(parts)
+def _details(result: MetricResult) -> str:
+    """The interval of the value, and the further numbers of the result."""
+    interval = (
+        [] if result.interval is None else [range_text(result.interval, _FORMS[result.unit])]
+    )
+    return "; ".join([*interval, *map(_detail, result.details())])
+
+
+def _detail(one: Detail) -> str:
+    form = _FORMS[one.unit]
+    text = f"{one.name} {'= ' * (one.unit == 'p-value')}{form(one.value)}"
+    if one.interval is not None:
+        text += f" ({range_text(one.interval, form)})"
+    if one.expected is not None:
+        text += f", expected {form(one.expected)}"
+    return f"{text} {one.remark}".rstrip()
 
 
 def _sentence(text: str) -> str:

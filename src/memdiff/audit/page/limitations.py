@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from memdiff.audit.evidence import Evidence
+from memdiff.audit.findings import Findings
 from memdiff.audit.page.numbers import percent_given
-from memdiff.audit.result import AuditResult
 from memdiff.audit.verdict import samples_needed
 
 __all__ = ["limitations"]
 
 
-def limitations(result: AuditResult) -> dict[str, str]:
+def limitations(result: Findings) -> dict[str, str]:
     """Limitations by topic, those that weigh most first."""
     decision = result.decision
     found = {"What was audited": _scope(result)}
@@ -45,7 +45,7 @@ def limitations(result: AuditResult) -> dict[str, str]:
     return found
 
 
-def _scope(result: AuditResult) -> str:
+def _scope(result: Findings) -> str:
     return (
         f"The verdict is on these {len(result.inputs.generated)} samples and the way they were "
         "drawn. Other prompts, seeds, guidance or checkpoints of the same model may copy more. "
@@ -53,7 +53,7 @@ def _scope(result: AuditResult) -> str:
     )
 
 
-def _sizes(result: AuditResult) -> dict[str, str]:
+def _sizes(result: Findings) -> dict[str, str]:
     inputs, resolution = result.inputs, result.settings.resolution
     found = {}
     samples, wanted = len(inputs.generated), samples_needed(resolution)
@@ -86,7 +86,7 @@ def _sizes(result: AuditResult) -> dict[str, str]:
     return found
 
 
-def _blind_spots(entry: Evidence, result: AuditResult) -> str:
+def _blind_spots(entry: Evidence, result: Findings) -> str:
     noun = entry.name.partition(":")[0]
     pictures = result.inputs.train.kind in ("images", "video")
     invariance = result.settings.invariance

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from memdiff.audit.evidence import Evidence
-from memdiff.audit.page.differences import Differences
+from memdiff.audit.findings import Findings
 from memdiff.audit.page.numbers import percent_given
+from memdiff.audit.page.row_differences import Differences
 from memdiff.audit.page.thumbnails import Thumbnails, has_pictures
 from memdiff.audit.pairing import Pair
-from memdiff.audit.result import AuditResult
 from memdiff.data import Dataset
 from memdiff.features import Invariance
 from memdiff.report import Cell, Gallery, GalleryItem, Image, Paragraph, Table
@@ -31,14 +31,14 @@ _ROWS_IN_FULL = 6
 _COLUMNS_IN_FULL = 10
 
 
-def pair_blocks(result: AuditResult) -> list[Block]:
+def pair_blocks(result: Findings) -> list[Block]:
     """The most suspicious pairs: a gallery of pictures, or tables of rows."""
     if has_pictures(result.inputs.train):
         return [_picture_gallery(result)]
     return _row_tables(result)
 
 
-def _left_out(result: AuditResult, shown: int) -> str:
+def _left_out(result: Findings, shown: int) -> str:
     total = len(result.pairs)
     flagged = sum(pair.flagged for pair in result.pairs)
     text = (
@@ -67,7 +67,7 @@ def _values(pair: Pair, has_variants: bool) -> dict[str, str | float | bool | No
     return values
 
 
-def _picture_gallery(result: AuditResult) -> Gallery:
+def _picture_gallery(result: Findings) -> Gallery:
     inputs = result.inputs
     album = Thumbnails(inputs.train)
     transforms = _transforms(result)
@@ -107,11 +107,11 @@ def _picture_gallery(result: AuditResult) -> Gallery:
     )
 
 
-def _transforms(result: AuditResult) -> Invariance | None:
+def _transforms(result: Findings) -> Invariance | None:
     return _decisive(result).features.transforms
 
 
-def _decisive(result: AuditResult) -> Evidence:
+def _decisive(result: Findings) -> Evidence:
     name = result.decision.descriptor
     return next((e for e in result.evidence if e.name == name), result.evidence[0])
 
@@ -134,7 +134,7 @@ def _named(name: str) -> str:
     return "" if name.startswith("row ") else f" ({name})"
 
 
-def _row_tables(result: AuditResult) -> list[Block]:
+def _row_tables(result: Findings) -> list[Block]:
     inputs = result.inputs
     compare = Differences(inputs.train)
     shown = result.pairs[:MOST_PAIRS]
@@ -179,7 +179,7 @@ def _row(data: Dataset, index: int) -> np.ndarray:
     return np.asarray(data.x[index].flatten().numpy())
 
 
-def _in_full(result: AuditResult, compare: Differences) -> Table:
+def _in_full(result: Findings, compare: Differences) -> Table:
     """The closest pairs value by value, with what differs from the sample marked."""
     inputs = result.inputs
     pairs = result.pairs[:_ROWS_IN_FULL]
@@ -215,9 +215,7 @@ def _in_full(result: AuditResult, compare: Differences) -> Table:
     )
 
 
-def _telling_columns(
-    result: AuditResult, compare: Differences, pairs: Sequence[Pair]
-) -> list[int]:
+def _telling_columns(result: Findings, compare: Differences, pairs: Sequence[Pair]) -> list[int]:
     """All columns of narrow data; of wide data those in which the pairs differ most."""
     width = len(compare.columns)
     if width <= _COLUMNS_IN_FULL:
@@ -231,7 +229,7 @@ def _telling_columns(
     return sorted(np.argsort(-sizes, kind="stable")[:_COLUMNS_IN_FULL].tolist())
 
 
-def copied_blocks(result: AuditResult) -> list[Block]:
+def copied_blocks(result: Findings) -> list[Block]:
     """The training points with the most suspicious samples."""
     points = result.copied_points[:_MOST_POINTS]
     if not points:

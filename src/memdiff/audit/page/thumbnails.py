@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memdiff.data import Dataset, StreamedDataset
 from memdiff.report import Image
-from memdiff.report.figures import image_png
+from memdiff.report.pictures import image_png
 
 __all__ = ["Thumbnails", "has_pictures"]
 

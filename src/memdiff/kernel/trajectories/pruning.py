@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from memdiff.kernel.identical import MergedPoints
+from memdiff.kernel.merged import MergedPoints
 from memdiff.kernel.points import Points
 from memdiff.kernel.products import BLOCK, gemm_path
 from memdiff.kernel.queries import Queries

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from memdiff.kernel.choice import ROUGHEST
 from memdiff.kernel.differences import sum_pairs
-from memdiff.kernel.identical import MergedPoints
+from memdiff.kernel.merged import MergedPoints
 from memdiff.kernel.points import Points, blocks
 from memdiff.kernel.queries import Queries
 from memdiff.kernel.rounding import LogitRounding, unit_roundoff

@@ -3,7 +3,7 @@
 from memdiff.scores.diffusers.adapter import DiffusersScore
 from memdiff.scores.diffusers.conventions import Chain, Convention, Flow, Preconditioned
 from memdiff.scores.diffusers.driven import DrivenScore, as_diffusers_model
-from memdiff.scores.diffusers.reading import convention_of
+from memdiff.scores.diffusers.schedulers import convention_of
 
 __all__ = [
     "Chain",

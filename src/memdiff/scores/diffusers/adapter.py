@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from memdiff.scores.base import Score, expand_time, per_sample
-from memdiff.scores.diffusers.reading import convention_of
+from memdiff.scores.diffusers.schedulers import convention_of
 
 __all__ = ["DiffusersScore"]
 
@@ -24,10 +25,11 @@ __all__ = ["DiffusersScore"]
 class DiffusersScore(Score):
     r"""The score that a network of ``diffusers`` has learned.
 
-    For a discrete chain the process is :class:`~memdiff.tabulated.TabulatedVP`: step ``k`` of the
-    scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is exactly the
-    scheduler's; between steps the network is given the fractional step :math:`t - 1`, which the
-    usual sinusoidal embedding takes. Before the first step, :math:`t < 1`, it is given step 0.
+    For a discrete chain the process is :class:`~memdiff.processes.tabulated.TabulatedVP`: step
+    ``k`` of the scheduler, counted from 0, is the time :math:`t = k + 1`, where the noise level is
+    exactly the scheduler's; between steps the network is given the fractional step :math:`t - 1`,
+    which the usual sinusoidal embedding takes. Before the first step, :math:`t < 1`, it is given
+    step 0.
 
     The score is of what the network sees: images in [-1, 1] by the habit of ``diffusers``, latents
     for a latent model. Clipping and thresholding belong to the scheduler's steps and are not
@@ -132,7 +134,8 @@ class DiffusersScore(Score):
         output, points, m, sigma = self._evaluate(x, t, y)
         return (self.convention.residual(output, points, m, sigma) / sigma**2).to(x.dtype)
 
-    def residual(  # noqa: D102
+    @override
+    def residual(
         self,
         x: Tensor,
         t: float | Tensor,
@@ -144,10 +147,12 @@ class DiffusersScore(Score):
             return super().residual(x, t, y, exclude=exclude)
         return self.convention.residual(*self._evaluate(x, t, y)).to(x.dtype)
 
-    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def denoise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         return self.convention.denoised(*self._evaluate(x, t, y)).to(x.dtype)
 
-    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:  # noqa: D102
+    @override
+    def noise(self, x: Tensor, t: float | Tensor, y: Tensor | None = None) -> Tensor:
         output, points, m, sigma = self._evaluate(x, t, y)
         return (-self.convention.residual(output, points, m, sigma) / sigma).to(x.dtype)
 
@@ -205,7 +210,7 @@ class DiffusersScore(Score):
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the network's parameters and buffers, to record with a result."""
-        from memdiff.features.network import state_sha256
+        from memdiff.sources.hashing import state_sha256
 
         return state_sha256(self.net)
 

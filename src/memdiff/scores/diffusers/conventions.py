@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from memdiff.processes import EDM, ForwardProcess, LinearInterpolant
-from memdiff.tabulated import TabulatedVP
+from memdiff.processes.tabulated import TabulatedVP
 
 __all__ = ["Chain", "Convention", "Flow", "Preconditioned", "Prediction"]
 
@@ -109,7 +110,8 @@ class Chain(Convention):
         self.prediction = prediction
         self.nearest = nearest
 
-    def timestep(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def timestep(self, t: Tensor) -> Tensor:
         k = (t - 1.0).clamp(0.0, self.process.t_max - 1.0)
         return k.round() if self.nearest else k
 
@@ -131,19 +133,22 @@ class Chain(Convention):
             m, sigma = torch.where(last, 0.0, m), torch.where(last, 1.0, sigma)
         return m, sigma
 
-    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return (x - sigma * output) / m
         return output if self.prediction == "sample" else m * x - sigma * output
 
-    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         if self.prediction == "epsilon":
             return -sigma * output
         if self.prediction == "sample":
             return m * output - x
         return -sigma * (m * output + sigma * x)
 
-    def output(  # noqa: D102
+    @override
+    def output(
         self, denoised: Tensor, residual: Tensor, x: Tensor, m: Tensor, sigma: Tensor
     ) -> Tensor:
         if self.prediction == "epsilon":
@@ -183,29 +188,36 @@ class Preconditioned(Convention):
     def _size(self, sigma: Tensor) -> Tensor:
         return (sigma**2 + self.sigma_data**2).sqrt()
 
-    def timestep(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def timestep(self, t: Tensor) -> Tensor:
         # sigma = t; at 0 the logarithm is that of the smallest double, and its factor is 0
         return 0.25 * t.clamp_min(torch.finfo(t.dtype).tiny).log()
 
-    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    @override
+    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         sigma = (4.0 * timestep).exp()
         return torch.ones_like(sigma), sigma
 
-    def network_input(self, x: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def network_input(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x / self._size(sigma)
 
-    def point(self, network_input: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def point(self, network_input: Tensor, sigma: Tensor) -> Tensor:
         return network_input * self._size(sigma)
 
-    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         size = self._size(sigma)
         return self.sigma_data * (self.sigma_data * x / size + self.sign * sigma * output) / size
 
-    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         size = self._size(sigma)
         return sigma * (self.sign * self.sigma_data * output - sigma * x / size) / size
 
-    def output(  # noqa: D102
+    @override
+    def output(
         self, denoised: Tensor, residual: Tensor, x: Tensor, m: Tensor, sigma: Tensor
     ) -> Tensor:
         size = self._size(sigma)
@@ -229,20 +241,25 @@ class Flow(Convention):
         self.process: LinearInterpolant = LinearInterpolant()
         self.num_train_timesteps = num_train_timesteps
 
-    def timestep(self, t: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def timestep(self, t: Tensor) -> Tensor:
         return t * self.num_train_timesteps
 
-    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    @override
+    def levels(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         sigma = timestep / self.num_train_timesteps
         return 1.0 - sigma, sigma
 
-    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def denoised(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         return x - sigma * output
 
-    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:  # noqa: D102
+    @override
+    def residual(self, output: Tensor, x: Tensor, m: Tensor, sigma: Tensor) -> Tensor:
         return -sigma * (x + m * output)
 
-    def output(  # noqa: D102
+    @override
+    def output(
         self, denoised: Tensor, residual: Tensor, x: Tensor, m: Tensor, sigma: Tensor
     ) -> Tensor:
         return -residual / sigma - denoised

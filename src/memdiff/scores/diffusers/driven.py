@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from memdiff.processes import ForwardProcess
 from memdiff.scores.base import Score, per_sample
 from memdiff.scores.diffusers.conventions import Convention
-from memdiff.scores.diffusers.reading import convention_of
+from memdiff.scores.diffusers.schedulers import convention_of
 
 __all__ = ["DrivenScore", "DrivenScoreConfig", "DrivenScoreOutput", "as_diffusers_model"]
 

@@ -1,4 +1,4 @@
-"""Networks whose output a score is made of."""
+"""Networks for scores: a multilayer perceptron and a U-Net."""
 
 from __future__ import annotations
 

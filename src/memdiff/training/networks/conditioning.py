@@ -1,4 +1,4 @@
-"""What networks accept as a condition: a class, or a vector of numbers."""
+"""Conditions of a network: a class, or a vector of numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["checked_condition", "condition_columns"]
 
 
 def condition_columns(classes: int, condition_features: int) -> int:
-    """Number of columns that a condition takes: one for each class, or the vector's length.
+    """Count the columns that a condition takes: one for each class, or the length of the vector.
 
     Raises:
         ValueError: If a number is negative, or both are positive.
@@ -24,7 +24,7 @@ def condition_columns(classes: int, condition_features: int) -> int:
 def checked_condition(
     y: Tensor | None, batch: int, classes: int, condition_features: int
 ) -> Tensor | None:
-    """The condition in its final form: int64 classes ``(B,)`` or vectors ``(B, k)``, or None.
+    """Return the condition checked, as int64 classes ``(B,)`` or vectors ``(B, k)``, or None.
 
     A vector condition of length one may come with shape ``(B,)``.
 

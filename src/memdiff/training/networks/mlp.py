@@ -1,4 +1,4 @@
-r"""The multilayer perceptron of the paper's studies in the plane.
+r"""Multilayer perceptron, the network of the paper's studies in the plane.
 
 .. math::
     h_0 = [x,\ \sin(2\pi W t),\ \cos(2\pi W t),\ y], \qquad
@@ -27,7 +27,7 @@ __all__ = ["MLP", "time_columns"]
 
 
 class MLP(nn.Module):
-    r"""Multilayer perceptron of a point, its time and (optionally) a condition.
+    r"""Multilayer perceptron of a point, a time and optionally a condition.
 
     The network itself has no notion of score or noise: :class:`~memdiff.scores.NetworkScore` says
     what its output means. Weights are drawn as by :class:`torch.nn.Linear`, from ``seed`` alone.
@@ -86,7 +86,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The output, of the shape of ``x``.
+        """Return the output, of the shape of ``x``.
 
         Args:
             x: Points with shape ``(B, *S)``, in the dtype of the weights.
@@ -107,7 +107,7 @@ class MLP(nn.Module):
         return self.layers[-1](hidden).reshape(x.shape)
 
     def linear_layers(self) -> list[nn.Linear]:
-        """The affine maps, from input to output."""
+        """Return the affine maps, from input to output."""
         return cast(list[nn.Linear], list(self.layers))
 
     def _condition(self, x: Tensor, y: Tensor | None) -> Tensor | None:
@@ -118,7 +118,7 @@ class MLP(nn.Module):
 
 
 def time_columns(t: Tensor, frequencies: Tensor) -> Tensor:
-    """Sines, then cosines of ``2 pi W t``: shape ``t.shape + (2 F,)`` for ``F`` frequencies."""
+    """Return sines, then cosines of ``2 pi W t`` with shape ``t.shape + (2 F,)``."""
     angle = t[..., None] * frequencies * (2.0 * math.pi)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 

@@ -1,4 +1,4 @@
-r"""A U-Net for images, of the DDPM++ kind.
+r"""U-Net for images, after DDPM++.
 
 Residual blocks in levels of halved resolution, joined by skips, with group normalisation, SiLU,
 self-attention at chosen resolutions and an embedding of time and condition added inside each
@@ -29,7 +29,7 @@ MAX_FREQUENCY = 1000.0
 
 
 class UNet(nn.Module):
-    r"""U-Net of an image, its time and (optionally) a condition.
+    r"""U-Net of an image, a time and optionally a condition.
 
     The output starts at zero, whatever the input. As an image goes down one level its sides halve,
     so they must be divisible by ``2 ** (len(multipliers) - 1)``.
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         shape: Shape ``(C, H, W)``, or ``(H, W)`` for one channel.
         width: Channels of the first level, a multiple of 4.
         multipliers: Channels of each level, in units of ``width``.
-        blocks: Residual blocks a level.
+        blocks: Residual blocks per level.
         attention: Heights at which blocks attend; the lowest level always does once.
         classes: Number of classes for integer conditions ``y`` with shape ``(B,)``, else 0.
         condition_features: Length of vector conditions ``y`` with shape ``(B, k)``, else 0.
@@ -125,7 +125,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """The output, of the shape of ``x``.
+        """Return the output, of the shape of ``x``.
 
         Args:
             x: Images with shape ``(B, *S)``, in the dtype of the weights.

@@ -1,0 +1,1 @@
+"""What this installation has, and how fast it is."""

@@ -1,0 +1,1 @@
+"""How packages show their names: imported when first used, and called like a function."""
