@@ -17,7 +17,7 @@ __all__ = ["run"]
 
 POINTS = {"small": 4000, "full": 20000}
 QUERIES = 256
-SIGMAS = {"small": (3.0,), "full": (2.0, 3.0, 4.0, 5.0, 7.0)}
+SIGMAS = {"small": (3.0,), "full": (2.5, 3.0, 4.0, 5.0, 7.0)}
 ROUTES = (
     Route.FLOAT32,
     Route.CHUNKS_256,

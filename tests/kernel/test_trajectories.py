@@ -158,3 +158,24 @@ def test_another_batch_is_not_taken_for_the_first():
             trajectory=trajectory,
         )
         assert torch.equal(part.top_index, torch.arange(100, 100 + num))
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_reduced_precision_of_products_leaves_nothing_out_wrongly(precision):
+    """Bounds grow with the roundoff, and are infinite in the end; no answer follows from them."""
+    generator = torch.Generator().manual_seed(6)
+    points = torch.randn(2500, 600, generator=generator)
+    engine, trajectory, one = PosteriorEngine(points), Trajectory(), torch.ones(6)
+    x = points[:6].double() + 0.3
+    exact = PosteriorEngine(points.double())
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        for sigma in (3.0, 1.0, 0.3, 0.1):
+            queries = Queries.of(x, one, torch.full((6,), sigma))
+            ours = engine(queries, tolerance=1e-6, trajectory=trajectory)
+            theirs = exact(queries)
+            assert torch.equal(ours.top_index, theirs.top_index)
+            assert ((ours.total / theirs.total).log().abs() <= 1e-3).all()
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -21,6 +21,9 @@ __all__ = ["Candidates", "weight_candidates"]
 
 # Terms of a logit that differ by more leave a point out whatever its distance.
 _FINITE = 1e4
+# Of so many queries one is not worth a pass of its own, where all the others need another one
+# (table `chunks`, images at sigma 2.5).
+_FEW = 16
 
 
 class Candidates:
@@ -178,7 +181,7 @@ def weight_candidates(
     else:
         return (*found.result(), given_up)
     left = (~given_up).nonzero()[:, 0]
-    if not len(left):
-        return left, left, given_up
+    if _FEW * len(left) < len(queries):
+        return left[:0], left[:0], torch.ones_like(given_up)
     rows, columns, _ = weight_candidates(points, queries.take(left), product, dropped_mass, block)
     return left[rows], columns, given_up

@@ -63,7 +63,7 @@ _EXPECTED = {torch.float32: 2e-6, torch.float64: 1e-13}
 _MEASURED_ERROR, _CHECKED_ERROR = 8e-6, 8e-6
 # What the rounding of a sum of float32 weights may be, relative to the residual.
 _CLOSE = 5e-6
-# Errors of products are seldom below this part of what is expected (test_routes).
+# Errors of products are seldom below this part of what is expected.
 _LEAST_ERROR = 0.02
 # No tolerance makes logits rougher than this: statistics keep five digits.
 ROUGHEST = 1e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -29,12 +30,13 @@ def sum_all(points: Points, queries: Queries, memory_limit: int) -> PartialPoste
     height = max(1, memory_limit // (32 * points.dim * width))
     for rows in torch.arange(len(queries), device=queries.x.device).split(height):
         some = queries.take(rows)
-        part = PartialPosterior.empty(len(rows), points.dim, queries.x.device)
+        parts = []
         for block in blocks(points.num, width):
             near = points.exact(block)[None]
             index = torch.arange(block.start, block.stop, device=near.device)[None]
-            part = part.merge(_summed(some, near, _single(some.prior.block(block), index)))
-        result.put(rows, part)
+            parts.append(_summed(some, near, _single(some.prior.block(block), index)))
+            parts = [reduce(PartialPosterior.merge, parts)]
+        result.put(rows, parts[0])
     _bound(result, points, queries, points.num)
     return result
 
@@ -68,13 +70,17 @@ def sum_pairs(
         width = max(1, int(counts[same].max()))
         for rows in same.split(max(1, most // width)):
             some = queries.take(rows)
-            part = PartialPosterior.empty(len(rows), points.dim, queries.x.device)
+            parts = []
             for block in blocks(width, most):
                 position = torch.arange(block.start, block.stop, device=rows.device)[None]
                 source = (starts[rows, None] + position).clamp_max(len(members) - 1)
                 chosen = torch.where(position < counts[rows, None], members[source], -1)
-                part = part.merge(_summed(some, *_gathered(points, some, chosen, merged)))
-            result.put(rows, part)
+                parts.append(_summed(some, *_gathered(points, some, chosen, merged)))
+                parts = [reduce(PartialPosterior.merge, parts)]
+            if len(rows) == len(queries):
+                result = parts[0]
+            else:
+                result.put(rows, parts[0])
     _bound(result, points, queries, int(counts.max()) if len(counts) else 0)
     return result
 

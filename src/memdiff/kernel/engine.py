@@ -30,7 +30,7 @@ _GATHER_COST, _GATHER_COORDINATES = 100, 8000
 _MANY_POINTS, _INTEGER_POINTS = 16 * BLOCK, 2 * BLOCK
 # So many radii from the centre squares may leave float32, and no point stands out.
 _REACH = 1e9
-# Below these sizes a tolerance saves nothing (table `trajectory`, 6,000 points).
+# Below these sizes a tolerance saves nothing.
 _TRUNCATED_POINTS, _TRUNCATED_DIMENSIONS = 2048, 64
 # Beyond this radius, or below its inverse, squares of the split bound may leave float32.
 _TRUNCATED_RADIUS = 1e12
@@ -116,7 +116,10 @@ class PosteriorEngine:
                 part = self._alone(truncated, some, tolerance, entropy)
             else:
                 part = truncated(some, tolerance, entropy, trajectory, members[rows])
-            result.put(rows, part)
+            if len(rows) == len(queries):
+                result = part
+            else:
+                result.put(rows, part)
         refuse_empty(result.top_index < 0)
         return result
 
@@ -234,7 +237,7 @@ class PosteriorEngine:
         if not len(rows):
             return rows
         some = queries.take(rows)
-        far = some.centred(self.points).norm(dim=1) > _REACH * some.scale * self.radius
+        far = some.distance(self.points) > _REACH * some.scale * self.radius
         near = (~far).nonzero()[:, 0]
         if len(near):
             price = _GATHER_COST + _GATHER_COORDINATES / self.dim
@@ -253,8 +256,12 @@ class PosteriorEngine:
             product = FloatProduct(self.dim, self.dtype, points.device)  # type: ignore[assignment]
         arguments = (points, queries, product, self.dropped_mass, self.block, most)
         rows, columns, crowded = weight_candidates(*arguments)
-        result = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
         kept = (~crowded).nonzero()[:, 0]
+        if len(kept) == len(queries):
+            result = sum_pairs(points, queries, (rows, columns), self.memory_limit)
+            result.sum_error += 2 * self.dropped_mass * queries.scale * self.radius
+            return result, crowded
+        result = PartialPosterior.empty(len(queries), self.dim, queries.x.device)
         if len(kept):
             place = torch.full_like(crowded, -1, dtype=torch.int64)
             place[kept] = torch.arange(len(kept), device=kept.device)

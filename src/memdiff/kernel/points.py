@@ -15,6 +15,8 @@ from memdiff.sources import Rows
 __all__ = ["DiskPoints", "MemoryPoints", "Points", "blocks", "power_of_two"]
 
 
+# Set-up takes 42 ms in blocks of this size and 200 ms in those of a memory limit of 64 MiB
+# (20,000 x 784, one thread).
 _CACHED_BYTES = 2**21
 
 

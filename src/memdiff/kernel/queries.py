@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,6 +96,9 @@ class Queries:
     scale: Tensor
     sigma: Tensor
     prior: Prior
+    _known: dict[int, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -131,7 +134,9 @@ class Queries:
         return len(self.x)
 
     def take(self, rows: Tensor) -> Queries:
-        """Some of the queries."""
+        """Some of the queries; all of them in their order are the record itself."""
+        if len(rows) == len(self) and bool((rows[1:] > rows[:-1]).all()):
+            return self
         return Queries(self.x[rows], self.scale[rows], self.sigma[rows], self.prior.take(rows))
 
     def under(self, log_prior: Tensor) -> Queries:
@@ -139,8 +144,20 @@ class Queries:
         return replace(self, prior=replace(self.prior, log_prior=log_prior))
 
     def centred(self, points: Points) -> Tensor:
-        r""":math:`x - m c` with the centre ``c`` of the points, ``(B, d)``."""
-        return self.x - self.scale[:, None] * points.centre
+        r""":math:`x - m c` with the centre ``c`` of the points, ``(B, d)``; not to be changed."""
+        return self._from_centre(points)[0]
+
+    def distance(self, points: Points) -> Tensor:
+        """Norm of :meth:`centred`, ``(B,)``."""
+        return self._from_centre(points)[1]
+
+    def _from_centre(self, points: Points) -> tuple[Tensor, Tensor]:
+        """Both, taken once: every route and every bound asks for them."""
+        known = self._known.get(id(points))
+        if known is None:
+            centred = torch.addcmul(self.x, self.scale[:, None], points.centre[None], value=-1.0)
+            known = self._known[id(points)] = (centred, centred.norm(dim=1))
+        return known
 
     @property
     def is_uniform(self) -> bool:

@@ -86,7 +86,7 @@ class LogitRounding:
     def of(cls, points: Points, queries: Queries, dtype: torch.dtype) -> LogitRounding:
         """For a product in ``dtype``."""
         reach = queries.scale * points.radius
-        size = reach * (queries.centred(points).norm(dim=1) + reach) / queries.sigma**2
+        size = reach * (queries.distance(points) + reach) / queries.sigma**2
         return cls(size, queries.prior.bound, points.dim, unit_roundoff(dtype))
 
     @property

@@ -95,8 +95,13 @@ class PartialPosterior:
 
     def put(self, rows: Tensor, part: PartialPosterior) -> None:
         """Write the sums of some of the queries, in place."""
+        whole = len(rows) == len(self.total) and bool((rows[1:] > rows[:-1]).all())
         for field in fields(self):
-            getattr(self, field.name)[rows] = getattr(part, field.name)
+            value = getattr(part, field.name)
+            if whole:
+                setattr(self, field.name, value)
+            else:
+                getattr(self, field.name)[rows] = value
 
 
 def is_moderate(largest: float, radius: float) -> bool:

@@ -32,7 +32,7 @@ from memdiff.kernel.trajectories.split import SplitCoordinates
 
 __all__ = ["Kept", "Pruner"]
 
-# Directions in which a near point is looked for first (table `trajectory`, set-up).
+# Directions in which a near point is looked for first.
 _ROUGH_DIRECTIONS = 32
 # Blocks after which the count of the rest is foreseen (test_pruning, work where all matter).
 _LOOK = 4
@@ -223,6 +223,8 @@ class Pruner:
                 far = self._looks_crowded(lost, bar, limit[unknown]) | (values == -math.inf)
                 crowded[unknown] = far
                 unknown = unknown[far]
+        # Where nothing is certain of the product, nothing is left out.
+        crowded |= ~slack.isfinite()
         return _Start(operand, slack, near, reached, _below(reached - slack - cut), crowded)
 
     def _looks_crowded(self, operand: _Operand, bar: Tensor, limit: Tensor) -> Tensor:
