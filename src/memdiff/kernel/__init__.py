@@ -51,8 +51,8 @@ References:
 """
 
 from memdiff.kernel.engine import PosteriorEngine
+from memdiff.kernel.posterior import Posterior
 from memdiff.kernel.queries import Queries
-from memdiff.kernel.result import Posterior
 from memdiff.kernel.softmax import PartialPosterior
 from memdiff.kernel.trajectories import Batch, LevelCounts, Trajectory
 

@@ -15,6 +15,7 @@ rounding took off both rows,
     \le \big(\sqrt{\tilde D^2 + \eta} + e\big)^2 .
 
 Only the extremes over groups of columns are looked at in full. All bounds here are certain.
+Longer than other files, as both products answer to one screen.
 """
 
 from __future__ import annotations

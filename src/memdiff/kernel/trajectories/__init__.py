@@ -4,8 +4,8 @@ A sampler evaluates its score inside :meth:`Batch.follow`; an exact score asks :
 What is remembered never decides an answer that it does not certify.
 """
 
+from memdiff.kernel.trajectories.batch import Batch, Trajectory, followed, unfollowed
 from memdiff.kernel.trajectories.counts import Counts, LevelCounts
-from memdiff.kernel.trajectories.memory import Batch, Trajectory, followed, unfollowed
 from memdiff.kernel.trajectories.truncation import TruncatedPosterior, index_bytes
 
 __all__ = [

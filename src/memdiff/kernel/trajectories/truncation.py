@@ -31,7 +31,7 @@ from memdiff.kernel.points import Points, blocks
 from memdiff.kernel.queries import Queries
 from memdiff.kernel.rounding import LogitRounding, unit_roundoff
 from memdiff.kernel.softmax import PartialPosterior
-from memdiff.kernel.trajectories.memory import Trajectory
+from memdiff.kernel.trajectories.batch import Trajectory
 from memdiff.kernel.trajectories.pruning import Pruner
 from memdiff.kernel.trajectories.recycling import Recycled, RecycledProducts, recycled_sums
 from memdiff.kernel.trajectories.split import SplitCoordinates, lifted, missing
