@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy
+import pytest
 import torch
 
 from memdiff.run import provenance as module
@@ -47,3 +48,10 @@ def test_fingerprint_follows_names_and_contents(tmp_path, monkeypatch):
         seen.add(module.package_fingerprint.__wrapped__())
     (package / "note.txt").write_text("not code")
     assert module.package_fingerprint.__wrapped__() in seen and len(seen) == 4
+
+
+@pytest.mark.parametrize("program", ["/a/b/memdiff/__main__.py", "/usr/bin/memdiff"])
+def test_a_command_is_named_as_its_user_does(monkeypatch, program):
+    monkeypatch.setattr("sys.argv", [program, "audit", "--out", "a b"])
+    assert module.command_line() == "memdiff audit --out 'a b'"
+    assert module.provenance()["command"] == module.command_line()

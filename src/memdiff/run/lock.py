@@ -11,13 +11,13 @@ import errno
 import json
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from memdiff.run.provenance import command_line
 
 try:
     import fcntl
@@ -47,11 +47,8 @@ class Holder:
     def this(cls) -> Holder:
         """This process."""
         pid = os.getpid()
-        program = Path(sys.argv[0])
-        name = program.parent.name if program.name == "__main__.py" else program.name
-        command = shlex.join([name, *sys.argv[1:]])
         started = _started(pid) or datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(pid, platform.node(), started, command)
+        return cls(pid, platform.node(), started, command_line())
 
     def lives(self) -> bool:
         """Whether this process of this machine is still there, as far as the system tells."""

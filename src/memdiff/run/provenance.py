@@ -15,7 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cpu_model", "git_commit", "package_fingerprint", "provenance", "versions"]
+__all__ = [
+    "command_line",
+    "cpu_model",
+    "git_commit",
+    "package_fingerprint",
+    "provenance",
+    "versions",
+]
 
 PACKAGES = ("memdiff", "torch", "numpy", "scipy")
 
@@ -40,6 +47,13 @@ def package_fingerprint() -> str:
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")
         digest.update(path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def command_line() -> str:
+    """The command of this process, ``python -m memdiff`` by the name of the package."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def cpu_model() -> str:
@@ -104,9 +118,7 @@ def provenance(*, seed: int, command: str | None = None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": joined().count,
         "seed": seed,
-        "command": command
-        if command is not None
-        else shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line() if command is None else command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "source_sha256": package_fingerprint(),
