@@ -438,7 +438,10 @@ def test_headline_figure_copes_with_every_kind_of_distances():
         (fresh * 1e6, fresh),
     ):
         entry = audit(generated=generated, train=train, heldout=heldout).evidence[0]
-        Figure("f", closeness_plot(entry), "caption", "alt")  # draws it
+        plot = closeness_plot(entry)
+        Figure("f", plot, "caption", "alt")  # draws it
+        bars = [bar.get_height() for group in plot.axes[0].containers for bar in group]
+        assert sum(bars) == pytest.approx(100.0)  # every sample, on train or on a decoy
 
 
 def test_png_of_a_page_is_what_a_browser_needs(html):
